@@ -1,0 +1,211 @@
+"""What can go wrong, one class for each thing a caller does differently about it.
+
+    N1nError
+    ├── InvalidRequestError        the call itself is wrong (also a ValueError)
+    ├── AuthenticationError        the key is not accepted
+    ├── PermissionDeniedError      the key may not do this
+    ├── QuotaError                 balance or daily quota used up
+    ├── BudgetExceededError        our own ceiling, set by the user
+    ├── ModelNotAvailableError     no such model, or none for this key
+    ├── RateLimitError             too many calls, wait
+    ├── GatewayError               the gateway failed and no image was made
+    ├── OutcomeUnknownError        sent, and no answer: it may have been paid
+    ├── RefusedError               the prompt or the image was refused
+    ├── NoImageError               an answer without an image
+    ├── MalformedReplyError        2xx, but not what was promised
+    ├── ImageValidationError       the image is not what was asked for
+    ├── SourceError                an input image could not be read, or may not be
+    ├── StagingError               the original or its journal could not be stored
+    │   └── JournalUnreadableError unreadable is not absent: nothing is spent
+    └── UploadError                the object store refused or could not be reached
+"""
+
+import re
+from typing import ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+Charged = Literal["no", "yes", "unknown"]
+
+
+class N1nError(Exception):
+    """Something went wrong between a prompt and a stored image.
+
+    Every argument has a default, so that an error survives pickling on its way
+    from a process or Dask worker.
+
+    Args:
+        message: What happened and what to do about it, in plain words.
+        request_id: The gateway's id for the call, to quote to its support.
+        status_code: HTTP status of the reply, if there was one.
+        code: The machine-readable code of the gateway or object store, as sent.
+        charged: Whether this failure cost money; the class's usual answer if not given.
+        is_transient: Whether the same call may succeed later; the class's usual answer if not given.
+        retry_after_seconds: How long the server asked us to wait, in seconds.
+        finish_reason: Why the model stopped or the prompt was blocked, as sent.
+        model_text: What the model said instead of drawing.
+
+    Attributes:
+        request_key: The value-based identity of the paid request, once it is known.
+    """
+
+    _is_transient: ClassVar[bool] = False
+    _charged: ClassVar[Charged] = "no"
+
+    def __init__(
+        self,
+        message: str = "",
+        request_id: str = "",
+        *,
+        status_code: int | None = None,
+        code: str = "",
+        charged: Charged | None = None,
+        is_transient: bool | None = None,
+        retry_after_seconds: float | None = None,
+        finish_reason: str = "",
+        model_text: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.request_id = request_id
+        self.status_code = status_code
+        self.code = code
+        self.charged: Charged = self._charged if charged is None else charged
+        self.is_transient = self._is_transient if is_transient is None else is_transient
+        self.retry_after_seconds = retry_after_seconds
+        self.finish_reason = finish_reason
+        self.model_text = model_text
+        self.request_key = ""
+
+    def __str__(self) -> str:
+        return f"{self.message} (request id: {self.request_id})" if self.request_id else self.message
+
+
+class InvalidRequestError(N1nError, ValueError):
+    """The call must be changed before it can work; found by us, or the gateway's 400, 413 or 422."""
+
+
+class AuthenticationError(N1nError):
+    """The key is missing, malformed, expired or unknown to the gateway."""
+
+
+class PermissionDeniedError(N1nError):
+    """The key is valid and may not do this: address, group or model not allowed."""
+
+
+class QuotaError(N1nError):
+    """The balance or a per-day quota is exhausted; waiting a minute does not help."""
+
+
+class BudgetExceededError(N1nError):
+    """The call would pass the ceiling that the user set; it was not made."""
+
+
+class ModelNotAvailableError(N1nError):
+    """The gateway has no such model, or none for this key's group."""
+
+
+class RateLimitError(N1nError):
+    """Too many calls in a short time; `retry_after_seconds` says how long to wait, if the server did."""
+
+    _is_transient = True
+
+
+class GatewayError(N1nError):
+    """The gateway or its upstream failed, or was never reached: no image was made."""
+
+    _is_transient = True
+
+
+class OutcomeUnknownError(N1nError):
+    """The request left and no whole answer came back, so an image may have been made and billed."""
+
+    _is_transient = True
+    _charged = "unknown"
+
+
+class RefusedError(N1nError):
+    """The prompt or the drawn image was refused on grounds of content; edit it before trying again."""
+
+    _charged = "unknown"
+
+
+class NoImageError(N1nError):
+    """The model answered without an image and without a refusal; one more try is reasonable."""
+
+    _is_transient = True
+    _charged = "unknown"
+
+
+class MalformedReplyError(N1nError):
+    """The gateway said success and sent something else: truncated JSON, bad base64, an HTML page."""
+
+    _is_transient = True
+    _charged = "unknown"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One broken rule: what was expected, and what the image is."""
+
+    rule: str
+    """Name of the `ImageSpec` field, or `whole` for a file that is truncated or damaged."""
+
+    expected: str
+    """What the rule asks for, with units."""
+
+    actual: str
+    """What was measured, in the same units."""
+
+    def __str__(self) -> str:
+        return f"{self.rule}: expected {self.expected}, got {self.actual}"
+
+
+class ImageValidationError(N1nError):
+    """The image was delivered and is not what was asked for.
+
+    Attributes:
+        violations: Every broken rule, with expected and actual values.
+    """
+
+    _charged = "yes"
+
+    def __init__(
+        self, message: str = "", request_id: str = "", *, violations: "list[Violation] | None" = None
+    ) -> None:
+        super().__init__(message, request_id)
+        self.violations: list[Violation] = violations or []
+
+
+class SourceError(N1nError):
+    """An input image could not be read, is not an image, or may not be read from where it is."""
+
+
+class StagingError(N1nError):
+    """The original image or its journal could not be stored or read."""
+
+    _is_transient = True
+
+
+class JournalUnreadableError(StagingError):
+    """The journal exists or may exist and cannot be read; nothing is spent until it can."""
+
+
+class UploadError(N1nError):
+    """The object store refused the image or could not be reached; `code` is the store's own.
+
+    The image was paid for and stays staged, so that a retry uploads it without paying.
+    """
+
+    _charged = "yes"
+
+
+_KEY_LIKE = re.compile(r"\b(sk-|AIza)[\w-]{8,}|(?<=Bearer )[\w.+/=-]{8,}|(?<=[?&]key=)[^&\s\"']+")
+
+
+def without_secrets(text: str, *secrets: str) -> str:
+    """The text with the given secrets, and whatever looks like an API key, masked."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return _KEY_LIKE.sub("***", text)
