@@ -1,23 +1,23 @@
 """What can go wrong, one class for each thing a caller does differently about it.
 
-    N1nError
-    ├── InvalidRequestError        the call itself is wrong (also a ValueError)
-    ├── AuthenticationError        the key is not accepted
-    ├── PermissionDeniedError      the key may not do this
-    ├── QuotaError                 balance or daily quota used up
-    ├── BudgetExceededError        our own ceiling, set by the user
-    ├── ModelNotAvailableError     no such model, or none for this key
-    ├── RateLimitError             too many calls, wait
-    ├── GatewayError               the gateway failed and no image was made
-    ├── OutcomeUnknownError        sent, and no answer: it may have been paid
-    ├── RefusedError               the prompt or the image was refused
-    ├── NoImageError               an answer without an image
-    ├── MalformedReplyError        2xx, but not what was promised
-    ├── ImageValidationError       the image is not what was asked for
-    ├── SourceError                an input image could not be read, or may not be
-    ├── StagingError               the original or its journal could not be stored
-    │   └── JournalUnreadableError unreadable is not absent: nothing is spent
-    └── UploadError                the object store refused or could not be reached
+N1nError
+├── InvalidRequestError        the call itself is wrong (also a ValueError)
+├── AuthenticationError        the key is not accepted
+├── PermissionDeniedError      the key may not do this
+├── QuotaError                 balance or daily quota used up
+├── BudgetExceededError        our own ceiling, set by the user
+├── ModelNotAvailableError     no such model, or none for this key
+├── RateLimitError             too many calls, wait
+├── GatewayError               the gateway failed and no image was made
+├── OutcomeUnknownError        sent, and no answer: it may have been paid
+├── RefusedError               the prompt or the image was refused
+├── NoImageError               an answer without an image
+├── MalformedReplyError        2xx, but not what was promised
+├── ImageValidationError       the image is not what was asked for
+├── SourceError                an input image could not be read, or may not be
+├── StagingError               the original or its journal could not be stored
+│   └── JournalUnreadableError unreadable is not absent: nothing is spent
+└── UploadError                the object store refused or could not be reached
 """
 
 import re
@@ -170,9 +170,7 @@ class ImageValidationError(N1nError):
 
     _charged = "yes"
 
-    def __init__(
-        self, message: str = "", request_id: str = "", *, violations: "list[Violation] | None" = None
-    ) -> None:
+    def __init__(self, message: str = "", request_id: str = "", *, violations: "list[Violation] | None" = None) -> None:
         super().__init__(message, request_id)
         self.violations: list[Violation] = violations or []
 

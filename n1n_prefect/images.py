@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainSerializer, ValidationError
+from pydantic import ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import catalog
@@ -199,11 +199,7 @@ def _as_data_uri(data: bytes) -> str:
 
 
 ImageSource = (
-    str
-    | Path
-    | Annotated[bytes, PlainSerializer(_as_data_uri, when_used="json")]
-    | GeneratedImage
-    | UploadedImage
+    str | Path | Annotated[bytes, PlainSerializer(_as_data_uri, when_used="json")] | GeneratedImage | UploadedImage
 )
 """An input image: local path, `s3://`, `https://` or `data:` URI, bytes, or an earlier result."""
 
@@ -225,7 +221,7 @@ def _said(error: Any) -> str:
     return f"{where}={error['input']!r:.80}: {what}" if where else what
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ImageRequest(metaclass=_InvalidRequest):
     """What a person asks: a prompt, input images for an edit, and how the image should be.
 
@@ -280,7 +276,7 @@ class ImageRequest(metaclass=_InvalidRequest):
         return excerpt(self.prompt, 80)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ImageSpec(metaclass=_InvalidRequest):
     """What must be true of an image. A rule left at None is not checked.
 
@@ -334,17 +330,19 @@ class ImageSpec(metaclass=_InvalidRequest):
         for name in ("width", "height"):
             edge = getattr(self, name)
             if edge and ((self.max_edge and edge > self.max_edge) or (self.min_edge and edge < self.min_edge)):
-                raise InvalidRequestError(f"{name}={edge} lies outside min_edge={self.min_edge} to max_edge={self.max_edge}.")
+                raise InvalidRequestError(
+                    f"{name}={edge} lies outside min_edge={self.min_edge} to max_edge={self.max_edge}."
+                )
 
     def _agree(self, width: int, height: int, ratio: float | None) -> None:
         if ratio and abs(width / height / ratio - 1) > self.tolerance:
             raise InvalidRequestError(
-                f"width={width} and height={height} do not make aspect_ratio={self.aspect_ratio!r}; give one or the other."
+                f"width={width} and height={height} do not make aspect_ratio={self.aspect_ratio!r}; give one of them."
             )
         pixels = width * height
         if (self.max_pixels and pixels > self.max_pixels) or (self.min_pixels and pixels < self.min_pixels):
             raise InvalidRequestError(
-                f"{width}x{height} has {pixels} pixels, outside min_pixels={self.min_pixels} to max_pixels={self.max_pixels}."
+                f"{width}x{height} is {pixels} pixels, outside min_pixels={self.min_pixels} to {self.max_pixels}."
             )
 
     @classmethod
@@ -439,7 +437,7 @@ def as_request(prompt: "str | ImageRequest", images: Sequence[ImageSource] = (),
         return ImageRequest(prompt=prompt, images=tuple(images), **options)
     if not isinstance(prompt, ImageRequest):
         raise InvalidRequestError(
-            f"prompt must be one text or one ImageRequest, not {type(prompt).__name__}; for several, use .map(prompts, …)."
+            f"prompt must be one text or one ImageRequest, not {type(prompt).__name__}; for several use .map(prompts)."
         )
     fields = {field.name: field.default for field in dataclasses.fields(ImageRequest)}
     twice = [name for name, value in options.items() if value != fields[name]]

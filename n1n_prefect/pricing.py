@@ -45,7 +45,12 @@ def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None
 
 
 def cost_usd(
-    model: str, usage: Usage, *, factor: float = 1.0, own: Mapping[str, Price] | None = None, image_size: str | None = None
+    model: str,
+    usage: Usage,
+    *,
+    factor: float = 1.0,
+    own: Mapping[str, Price] | None = None,
+    image_size: str | None = None,
 ) -> float | None:
     """Estimated US dollars for one answer, or None for a model without a price.
 
