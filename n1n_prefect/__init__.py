@@ -1,3 +1,114 @@
-"""Prefect tasks and blocks for the image models behind the n1n gateway."""
+"""Prefect tasks and blocks for the image models behind the n1n gateway.
 
-__version__ = "0.1.0"
+Generate or edit images, check them, and put them into S3, in a pipeline that nobody
+watches: paid once, never lost, and with the reason where an image did not come.
+"""
+
+from n1n_prefect.__about__ import __version__
+from n1n_prefect.artifacts import (
+    acreate_contact_sheet_artifact,
+    contact_sheet_markdown,
+    create_contact_sheet_artifact,
+)
+from n1n_prefect.blocks import N1nCredentials, S3Location
+from n1n_prefect.client import AsyncN1nClient, N1nClient
+from n1n_prefect.errors import (
+    AuthenticationError,
+    BudgetExceededError,
+    GatewayError,
+    ImageValidationError,
+    InvalidRequestError,
+    JournalUnreadableError,
+    MalformedReplyError,
+    ModelNotAvailableError,
+    N1nError,
+    NoImageError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    QuotaError,
+    RateLimitError,
+    RefusedError,
+    SourceError,
+    StagingError,
+    UploadError,
+    Violation,
+)
+from n1n_prefect.images import (
+    GeneratedImage,
+    ImageOutcome,
+    ImageRequest,
+    ImageSource,
+    ImageSpec,
+    Spending,
+    UploadedImage,
+    Usage,
+)
+from n1n_prefect.outcomes import gather_outcomes
+from n1n_prefect.policies import HintedDelays, PaidOnce
+from n1n_prefect.pricing import Price
+from n1n_prefect.settings import N1nSettings
+from n1n_prefect.tasks import (
+    aedit_image,
+    agenerate_image,
+    aimage_to_s3,
+    aupload_image,
+    avalidate_image,
+    edit_image,
+    generate_image,
+    image_to_s3,
+    upload_image,
+    validate_image,
+)
+
+__all__ = [
+    "AsyncN1nClient",
+    "AuthenticationError",
+    "BudgetExceededError",
+    "GatewayError",
+    "GeneratedImage",
+    "HintedDelays",
+    "ImageOutcome",
+    "ImageRequest",
+    "ImageSource",
+    "ImageSpec",
+    "ImageValidationError",
+    "InvalidRequestError",
+    "JournalUnreadableError",
+    "MalformedReplyError",
+    "ModelNotAvailableError",
+    "N1nClient",
+    "N1nCredentials",
+    "N1nError",
+    "N1nSettings",
+    "NoImageError",
+    "OutcomeUnknownError",
+    "PaidOnce",
+    "PermissionDeniedError",
+    "Price",
+    "QuotaError",
+    "RateLimitError",
+    "RefusedError",
+    "S3Location",
+    "SourceError",
+    "Spending",
+    "StagingError",
+    "UploadError",
+    "UploadedImage",
+    "Usage",
+    "Violation",
+    "__version__",
+    "acreate_contact_sheet_artifact",
+    "aedit_image",
+    "agenerate_image",
+    "aimage_to_s3",
+    "aupload_image",
+    "avalidate_image",
+    "contact_sheet_markdown",
+    "create_contact_sheet_artifact",
+    "edit_image",
+    "gather_outcomes",
+    "generate_image",
+    "image_to_s3",
+    "upload_image",
+    "validate_image",
+]

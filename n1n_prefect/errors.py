@@ -47,6 +47,7 @@ class N1nError(Exception):
 
     Attributes:
         request_key: The value-based identity of the paid request, once it is known.
+        image: The paid `GeneratedImage` that a later step failed on, if there is one.
     """
 
     _is_transient: ClassVar[bool] = False
@@ -76,6 +77,7 @@ class N1nError(Exception):
         self.finish_reason = finish_reason
         self.model_text = model_text
         self.request_key = ""
+        self.image: object = None
 
     def __str__(self) -> str:
         return f"{self.message} (request id: {self.request_id})" if self.request_id else self.message
@@ -207,3 +209,11 @@ def without_secrets(text: str, *secrets: str) -> str:
         if secret:
             text = text.replace(secret, "***")
     return _KEY_LIKE.sub("***", text)
+
+
+def masked(error: N1nError, *secrets: str) -> N1nError:
+    """The error, with the secrets masked should a server have echoed them."""
+    error.message = without_secrets(error.message, *secrets)
+    error.model_text = without_secrets(error.model_text, *secrets)
+    error.args = (error.message,)
+    return error

@@ -188,6 +188,9 @@ class UploadedImage:
     created: bool = True
     """False when the same bytes were already there."""
 
+    original: GeneratedImage | None = None
+    """The staged image that was uploaded, so that a report can show it."""
+
     @property
     def uri(self) -> str:
         """The object as an `s3://` address."""
@@ -396,6 +399,26 @@ class ImageOutcome:
     def ok(self) -> bool:
         """Whether the image is in S3."""
         return self.status in ("uploaded", "already_there")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Spending(metaclass=_InvalidRequest):
+    """What may be paid for again, and how long to wait for the gateway."""
+
+    on_unknown_outcome: Literal["retry", "fail"] = "retry"
+    """What to do when a call was sent and its answer was lost, so that it may have been billed."""
+
+    unknown_retries: int = Field(default=1, ge=0)
+    """How often such a call is made again; each time may pay twice."""
+
+    no_image_retries: int = Field(default=1, ge=0)
+    """How often a call is made again after an answer without an image, or a flaky image-safety refusal."""
+
+    max_wait_seconds: float = Field(default=600, ge=0)
+    """The longest wait the gateway may ask for, in seconds; if it asks for more, the task fails at once."""
+
+    max_usd_per_run: float | None = Field(default=None, ge=0)
+    """A ceiling in US dollars for one flow run, counted in its process; the call that would pass it is not made."""
 
 
 def excerpt(text: str, length: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import catalog
-from n1n_prefect.images import Usage
+from n1n_prefect.images import ImageRequest, Usage
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,24 @@ def cost_usd(
     prompt_tokens = usage.prompt_tokens
     dollars = prompt_tokens * price.input + text_tokens * price.text + image_tokens * price.image
     return round(dollars * factor / 1e6, 6)
+
+
+_TOKENS_PER_INPUT_IMAGE = 1120  # Vertex model cards for 3.x; 2.5 is not pinned down
+_CHARACTERS_PER_TOKEN = 4
+
+
+def estimate_usd(
+    request: ImageRequest, *, factor: float = 1.0, own: Mapping[str, Price] | None = None
+) -> float | None:
+    """Estimated US dollars of a request before it is made, or None for a model without a price.
+
+    Thoughts cannot be known beforehand and are not counted.
+    """
+    usage = Usage(
+        input_text_tokens=len(request.prompt) // _CHARACTERS_PER_TOKEN,
+        input_image_tokens=len(request.images) * _TOKENS_PER_INPUT_IMAGE,
+    )
+    return cost_usd(request.model, usage, factor=factor, own=own, image_size=request.image_size)
 
 
 def _usual_image_tokens(model: str, image_size: str | None) -> int:

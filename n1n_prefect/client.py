@@ -1,0 +1,346 @@
+"""Sends requests to the gateway and says what happened to them, and nothing more.
+
+There are no retries here: the orchestrator decides whether a paid call is made again.
+Every decision stands once, in plain functions; the two clients differ in `await` alone.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from io import BytesIO
+from typing import Any, Protocol
+
+import httpx
+import orjson
+
+from n1n_prefect import __about__, errors
+from n1n_prefect.images import ImageRequest, ImageSource, as_request
+from n1n_prefect.sources import LoadedRequest, fetch_https, load_request
+from n1n_prefect.wire import failure, gemini
+from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
+
+DEFAULT_BASE_URL = "https://api.n1n.ai"
+DEFAULT_TIMEOUT_SECONDS = 300.0
+CONNECT_TIMEOUT_SECONDS = 15.0
+
+
+class Sink(Protocol):
+    """Where the body of a reply goes as it arrives."""
+
+    def write(self, data: bytes, /) -> object:
+        """Takes the next bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class ReplyHead:
+    """Status and headers of a reply whose body went into a sink."""
+
+    status: int
+    """HTTP status."""
+
+    headers: Mapping[str, str]
+    """Names in lower case; nothing of the request."""
+
+
+# ── decisions, made once ─────────────────────────────────────────────────────
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    # One a process: building one costs 30 to 50 ms.
+    return httpx.create_ssl_context()
+
+
+def _timeout(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT_SECONDS, seconds))
+
+
+def _root(base_url: str) -> str:
+    """The gateway's address without the version that people paste with it."""
+    return base_url.rstrip("/").removesuffix("/v1beta").removesuffix("/v1").rstrip("/")
+
+
+def _options(transport: Any, http2: bool) -> dict[str, Any]:
+    if transport is not None:
+        return {"transport": transport}
+    # Idle connections are dropped early: a half-closed one swallows the next request.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=5.0)
+    return {"verify": _ssl_context(), "http2": http2, "limits": limits}
+
+
+def _headers(request: HttpRequest, api_key: str) -> dict[str, str]:
+    return {
+        "user-agent": f"n1n-prefect/{__about__.__version__}",
+        **request.headers,
+        "authorization": f"Bearer {api_key}",
+    }
+
+
+def _head_of(response: httpx.Response) -> ReplyHead:
+    return ReplyHead(response.status_code, dict(response.headers))
+
+
+def _in_time(deadline: float, seconds: float) -> None:
+    if time.monotonic() > deadline:
+        raise errors.OutcomeUnknownError(
+            f"The reply was still arriving after {seconds:g} s; the image was probably made and billed. "
+            "Raise `timeout_seconds`."
+        )
+
+
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+
+@contextmanager
+def translated(timeout_seconds: float) -> Iterator[None]:
+    """Turns every httpx failure into an error of ours, told apart by whether the request had left.
+
+    Raises:
+        GatewayError: It had not, so nothing was charged.
+        OutcomeUnknownError: It had, or may have.
+        InvalidRequestError: The address is no address.
+    """
+    try:
+        yield
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
+        raise errors.InvalidRequestError(f"The gateway's address is wrong: {exc}. Check `base_url`.") from _bare(exc)
+    except _NOT_SENT as exc:
+        raise errors.GatewayError(
+            f"The gateway was not reached ({type(exc).__name__}: {exc}); nothing was sent. "
+            "Check `base_url`, the network and the proxy."
+        ) from _bare(exc)
+    except httpx.TimeoutException as exc:
+        raise errors.OutcomeUnknownError(
+            f"No whole answer within {timeout_seconds:g} s ({type(exc).__name__}); "
+            "the image may have been made and billed."
+        ) from _bare(exc)
+    except httpx.TransportError as exc:
+        raise errors.OutcomeUnknownError(
+            f"The connection was lost before a whole answer came ({type(exc).__name__}: {exc}); "
+            "the image may have been made and billed."
+        ) from _bare(exc)
+    except httpx.HTTPError as exc:
+        raise errors.MalformedReplyError(
+            f"The reply could not be read ({type(exc).__name__}: {exc}); the call may have been charged."
+        ) from _bare(exc)
+
+
+def _bare(exc: Exception) -> Exception:
+    """The exception without its request, which holds the key."""
+    if isinstance(exc, httpx.RequestError):
+        exc._request = None
+    return exc
+
+
+def _model_ids(head: ReplyHead, body: bytes) -> list[str]:
+    """Ids from Gemini's or OpenAI's form of the list, sorted."""
+    if not 200 <= head.status < 300:
+        raise failure.error_from(head.status, head.headers, body)
+    try:
+        document = orjson.loads(body)
+        items = document.get("models") or document.get("data") or []
+        return sorted({str(item.get("name") or item["id"]).removeprefix("models/") for item in items})
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        raise errors.MalformedReplyError(
+            "The gateway's list of models could not be read.", request_id_of(head.headers), charged="no"
+        ) from None
+
+
+_MODEL_LISTS = ("/v1beta/models?pageSize=1000", "/v1/models")
+_NO_SUCH_LIST = (errors.ModelNotAvailableError, errors.InvalidRequestError, errors.MalformedReplyError)
+
+
+def _asking(path: str) -> HttpRequest:
+    return HttpRequest("GET", path, {"accept": "application/json"})
+
+
+# ── the two clients ──────────────────────────────────────────────────────────
+
+
+class _Common:
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str = DEFAULT_BASE_URL,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        transport: Any = None,
+        http2: bool = True,
+    ) -> None:
+        self.base_url = _root(base_url)
+        self.timeout_seconds = timeout_seconds
+        self._api_key = api_key
+        with translated(timeout_seconds):
+            self._http = self._connect(
+                base_url=self.base_url, timeout=_timeout(timeout_seconds), **_options(transport, http2)
+            )
+
+    def _connect(self, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def _arguments(self, request: HttpRequest) -> dict[str, Any]:
+        return {"content": request.body, "headers": _headers(request, self._api_key)}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r})"
+
+
+class N1nClient(_Common):
+    """Calls the gateway from synchronous code; usable without a flow.
+
+    ```python
+    with N1nClient(api_key="sk-…") as client:
+        reply = client.generate("A red fox in the snow", aspect_ratio="16:9")
+    Path("fox.png").write_bytes(reply.data)
+    ```
+
+    Connections are pooled; the client may be shared by threads. Proxies come from the
+    environment as httpx reads it (`HTTPS_PROXY`, `NO_PROXY`).
+
+    Args:
+        api_key: The gateway's key.
+        base_url: The gateway's address, with or without `/v1` or `/v1beta`.
+        timeout_seconds: For the whole reply; connecting has 15 s of its own.
+        transport: An httpx transport in place of the network.
+        http2: Whether HTTP/2 is offered; some proxies speak HTTP/1.1 only and mishandle the offer.
+    """
+
+    _http: httpx.Client
+
+    def _connect(self, **options: Any) -> httpx.Client:
+        return httpx.Client(**options)
+
+    def send(self, request: HttpRequest, sink: Sink) -> ReplyHead:
+        """Sends once and writes the body into the sink as it arrives.
+
+        Raises:
+            GatewayError: Never reached, nothing sent.
+            OutcomeUnknownError: Sent, and no whole answer came.
+        """
+        deadline = time.monotonic() + self.timeout_seconds
+        with (
+            translated(self.timeout_seconds),
+            self._http.stream(request.method, request.path, **self._arguments(request)) as response,
+        ):
+            for chunk in response.iter_bytes():
+                sink.write(chunk)
+                _in_time(deadline, self.timeout_seconds)
+            return _head_of(response)
+
+    def generate(self, prompt: str | ImageRequest, images: Sequence[ImageSource] = (), **options: Any) -> Reply:
+        """One image in one paid call, without a journal: a repeated call pays again.
+
+        Args:
+            prompt: What to draw, or a whole `ImageRequest`.
+            images: Input images for an edit.
+            options: Fields of `ImageRequest`, such as `model` and `aspect_ratio`.
+
+        Raises:
+            N1nError: In its class; see the tree in `n1n_prefect.errors`.
+        """
+        loaded = _loaded(prompt, images, options)
+        body = BytesIO()
+        head = self.send(gemini.build(loaded), body)
+        try:
+            return _with_bytes(gemini.read_reply(head.status, head.headers, body.getbuffer()))
+        except errors.N1nError as error:
+            raise errors.masked(error, self._api_key) from None
+
+    def models(self) -> list[str]:
+        """Ids of the models that this key serves, sorted; from `/v1beta/models`, else `/v1/models`.
+
+        Raises:
+            AuthenticationError: The key is not accepted.
+            GatewayError: The gateway was not reached or failed.
+        """
+        try:
+            return self._models_at(_MODEL_LISTS[0])
+        except _NO_SUCH_LIST:
+            return self._models_at(_MODEL_LISTS[1])
+
+    def _models_at(self, path: str) -> list[str]:
+        body = BytesIO()
+        try:
+            return _model_ids(self.send(_asking(path), body), body.getvalue())
+        except errors.N1nError as error:
+            raise errors.masked(error, self._api_key) from None
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> "N1nClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncN1nClient(_Common):
+    """`N1nClient` for asynchronous code; belongs to the event loop that it is first used in."""
+
+    _http: httpx.AsyncClient
+
+    def _connect(self, **options: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(**options)
+
+    async def send(self, request: HttpRequest, sink: Sink) -> ReplyHead:
+        """`N1nClient.send`."""
+        deadline = time.monotonic() + self.timeout_seconds
+        with translated(self.timeout_seconds):
+            async with self._http.stream(request.method, request.path, **self._arguments(request)) as response:
+                async for chunk in response.aiter_bytes():
+                    sink.write(chunk)
+                    _in_time(deadline, self.timeout_seconds)
+                return _head_of(response)
+
+    async def generate(self, prompt: str | ImageRequest, images: Sequence[ImageSource] = (), **options: Any) -> Reply:
+        """`N1nClient.generate`."""
+        loaded = await asyncio.to_thread(_loaded, prompt, images, options)
+        body = BytesIO()
+        head = await self.send(gemini.build(loaded), body)
+        try:
+            reply = gemini.read_reply(head.status, head.headers, body.getbuffer())
+            return await asyncio.to_thread(_with_bytes, reply)
+        except errors.N1nError as error:
+            raise errors.masked(error, self._api_key) from None
+
+    async def models(self) -> list[str]:
+        """`N1nClient.models`."""
+        try:
+            return await self._models_at(_MODEL_LISTS[0])
+        except _NO_SUCH_LIST:
+            return await self._models_at(_MODEL_LISTS[1])
+
+    async def _models_at(self, path: str) -> list[str]:
+        body = BytesIO()
+        try:
+            return _model_ids(await self.send(_asking(path), body), body.getvalue())
+        except errors.N1nError as error:
+            raise errors.masked(error, self._api_key) from None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> "AsyncN1nClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _loaded(prompt: str | ImageRequest, images: Sequence[ImageSource], options: dict[str, Any]) -> LoadedRequest:
+    loaded = load_request(as_request(prompt, images, **options))
+    gemini.check(loaded)
+    return loaded
+
+
+def _with_bytes(reply: Reply) -> Reply:
+    """The reply with its image fetched, where the gateway gave an address instead."""
+    return reply if reply.data else replace(reply, data=fetch_https(reply.url))

@@ -1,0 +1,344 @@
+"""How a paid call is carried out inside a Prefect run: its storage, scope, clients, limits and logs."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from opentelemetry import trace
+from prefect.blocks.core import Block
+from prefect.context import TaskRunContext
+from prefect.settings import get_current_settings
+
+from n1n_prefect import budget, errors, pools, telemetry
+from n1n_prefect.blocks import N1nCredentials, S3Location
+from n1n_prefect.errors import InvalidRequestError, N1nError, StagingError
+from n1n_prefect.flights import SingleFlight
+from n1n_prefect.images import GeneratedImage, ImageRequest, Spending
+from n1n_prefect.outcomes import remember_failure
+from n1n_prefect.paid_call import (
+    Describe,
+    Fetch,
+    Forget,
+    Models,
+    PaidCall,
+    Read,
+    Recall,
+    Reserve,
+    Send,
+    Step,
+    Storage,
+    Write,
+    arun,
+    run,
+)  # fmt: skip
+from n1n_prefect.policies import current_scope
+from n1n_prefect.settings import settings
+from n1n_prefect.sources import fetch_https, load_request
+from n1n_prefect.spool import Spool, SpooledReply
+from n1n_prefect.staging import current_storage, spool_folder
+from n1n_prefect.wire import gemini
+
+BlockT = TypeVar("BlockT", bound=Block)
+_flights: SingleFlight[GeneratedImage] = SingleFlight()
+
+
+def pay(
+    request: ImageRequest,
+    *,
+    credentials: N1nCredentials,
+    source: S3Location | None = None,
+    spending: Spending | None = None,
+    take: int = 0,
+) -> GeneratedImage:
+    """The image for a request: from the journal if it was paid for, else by one paid call.
+
+    Args:
+        request: What is asked.
+        credentials: Who pays.
+        source: Where `s3://` inputs and earlier uploads are read from.
+        spending: What may be paid for again; the settings' if not given.
+        take: Which repetition this is of a request whose image was not good enough.
+
+    Raises:
+        N1nError: In its class; it has been logged.
+    """
+    with reported(request.model):
+        job = _prepare(request, credentials, source, spending, take)
+        with _observed(job):
+            image, joined = _flights.run(job.call.key, lambda: run(job.call.steps(), Hands(job).do))
+            return _noted(job, image, joined=joined)
+
+
+async def apay(
+    request: ImageRequest,
+    *,
+    credentials: N1nCredentials,
+    source: S3Location | None = None,
+    spending: Spending | None = None,
+    take: int = 0,
+) -> GeneratedImage:
+    """`pay` for asynchronous code."""
+    with reported(request.model):
+        job = await asyncio.to_thread(_prepare, request, credentials, source, spending, take)
+        with _observed(job):
+            image, joined = await _flights.arun(job.call.key, lambda: arun(job.call.steps(), AsyncHands(job).do))
+            return _noted(job, image, joined=joined)
+
+
+def require_block(value: object, kind: type[BlockT], name: str) -> BlockT:
+    """The block, or a sentence that says what was given in its place.
+
+    Raises:
+        InvalidRequestError: It is no such block.
+    """
+    if isinstance(value, kind):
+        return value
+    hint = f"Give {name}={kind.__name__}.load('NAME')"
+    if isinstance(value, tuple):
+        raise InvalidRequestError(
+            f"{name} is one field of a block, {value!r:.40}: .map took the block apart. Wrap it in unmapped({name})."
+        )
+    raise InvalidRequestError(
+        f"{name} must be a {kind.__name__} block, not {type(value).__name__}. {hint}; with .map, unmapped({name})."
+    )
+
+
+# ── one job ──────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Job:
+    """A paid call and what it is carried out with."""
+
+    call: PaidCall
+    credentials: N1nCredentials
+    storage: Storage
+    spool: Spool
+    scope: str
+    started: float
+
+
+def _prepare(
+    request: ImageRequest, credentials: N1nCredentials, source: S3Location | None, spending: Spending | None, take: int
+) -> Job:
+    require_block(credentials, N1nCredentials, "credentials")
+    read_s3 = require_block(source, S3Location, "source").read if source is not None else None
+    loaded = load_request(request, rules=settings().source_rules, read_s3=read_s3)
+    gemini.check(loaded)
+    scope = current_scope()
+    key = loaded.key(
+        base_url=credentials.base_url,
+        account=credentials.account,
+        scope=f"{scope}#{take}" if take else scope,
+    )
+    call = PaidCall(
+        loaded,
+        key,
+        spending or settings().spending,
+        credentials.price_factor,
+        credentials.prices,
+        refresh=_refreshes(),
+        secret=credentials.api_key.get_secret_value(),
+    )
+    return Job(call, credentials, current_storage(), Spool(spool_folder()), scope, time.monotonic())
+
+
+def _refreshes() -> bool:
+    """Whether the user asked for a new answer; only once a task run, so that a retry finds what it paid for."""
+    context = TaskRunContext.get()
+    if context is None or context.task_run.run_count > 1:
+        return False
+    return bool(context.task.refresh_cache or get_current_settings().tasks.refresh_cache)
+
+
+class Hands:
+    """Carries out the steps of a job in this thread."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def do(self, step: Step) -> Any:
+        """One step's answer."""
+        match step:
+            case Send():
+                return self._send(step)
+            case Models():
+                return self._models()
+            case _:
+                return _stored(self.job, step)
+
+    def _send(self, step: Send) -> SpooledReply:
+        client = pools.shared_client(self.job.credentials)
+        with self._slots(), _spooling(), self.job.spool.arriving(step.name) as arrival:
+            arrival.whole(client.send(step.request, arrival))
+        return _spooled(self.job, step.name)
+
+    @contextmanager
+    def _slots(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(pools.in_flight(self.job.credentials).slot())
+            if self.job.credentials.concurrency_limit:
+                from prefect.concurrency.sync import concurrency
+
+                stack.enter_context(concurrency(self.job.credentials.concurrency_limit, strict=True))
+            yield
+
+    def _models(self) -> list[str]:
+        try:
+            return pools.shared_client(self.job.credentials).models()
+        except N1nError:
+            return []
+
+
+class AsyncHands:
+    """Carries out the steps of a job in this event loop, storage in threads."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    async def do(self, step: Step) -> Any:
+        """One step's answer."""
+        match step:
+            case Send():
+                return await self._send(step)
+            case Models():
+                return await self._models()
+            case _:
+                return await asyncio.to_thread(_stored, self.job, step)
+
+    async def _send(self, step: Send) -> SpooledReply:
+        async with self._slots(), pools.leased_client(self.job.credentials) as client:
+            with _spooling(), self.job.spool.arriving(step.name) as arrival:
+                arrival.whole(await client.send(step.request, arrival))
+        return await asyncio.to_thread(_spooled, self.job, step.name)
+
+    @asynccontextmanager
+    async def _slots(self) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(pools.in_flight(self.job.credentials).aslot())
+            if self.job.credentials.concurrency_limit:
+                from prefect.concurrency.asyncio import concurrency
+
+                await stack.enter_async_context(concurrency(self.job.credentials.concurrency_limit, strict=True))
+            yield
+
+    async def _models(self) -> list[str]:
+        try:
+            async with pools.leased_client(self.job.credentials) as client:
+                return await client.models()
+        except N1nError:
+            return []
+
+
+def _stored(job: Job, step: Step) -> Any:
+    """Carries out a step that needs no gateway."""
+    match step:
+        case Read(key):
+            return job.storage.read(key)
+        case Write(key, data):
+            with telemetry.span("n1n.stage", **{"n1n.storage_key": key, "n1n.size_bytes": len(data)}):
+                return job.storage.write(key, data)
+        case Describe(key):
+            return job.storage.describe(key)
+        case Recall(name):
+            return job.spool.find(name)
+        case Forget(name):
+            return job.spool.forget(name)
+        case Fetch(url):
+            return fetch_https(url)
+        case Reserve(usd, ceiling):
+            return budget.reserve(job.scope, usd, ceiling)
+        case _:
+            raise TypeError(step)
+
+
+@contextmanager
+def _spooling() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise StagingError(
+            f"The reply could not be spooled to the local disk ({exc}); it may have been paid. "
+            "Free the disk below PREFECT_LOCAL_STORAGE_PATH.",
+            charged="unknown",
+        ) from exc
+
+
+def _spooled(job: Job, name: str) -> SpooledReply:
+    reply = job.spool.find(name)
+    if reply is None:
+        raise StagingError("The reply vanished from the spool on the local disk.", charged="unknown")
+    return reply
+
+
+# ── what is seen of it ───────────────────────────────────────────────────────
+
+
+@contextmanager
+def _observed(job: Job) -> Iterator[None]:
+    call = job.call
+    attributes = telemetry.request_attributes(
+        call.loaded.request, base_url=job.credentials.base_url, request_key=call.key
+    )
+    with telemetry.span("n1n.generate", **attributes):
+        try:
+            yield
+        except N1nError as error:
+            _be_patient(error, job.call.spending)
+            raise
+
+
+def _be_patient(error: N1nError, spending: Spending) -> None:
+    """Makes a wait that is longer than the user allows final."""
+    wait = error.retry_after_seconds
+    if error.is_transient and wait is not None and wait > spending.max_wait_seconds:
+        error.is_transient = False
+        error.message += f" It asks to wait {wait:g} s, longer than max_wait_seconds={spending.max_wait_seconds:g}."
+        error.args = (error.message,)
+
+
+@contextmanager
+def reported(model: str = "", image: GeneratedImage | None = None) -> Iterator[None]:
+    """Logs an error, emits its event and remembers it for `gather_outcomes`, then lets it go on.
+
+    Prefect writes no log line when a retry condition says no.
+    """
+    try:
+        yield
+    except N1nError as error:
+        error.image = error.image or image
+        remember_failure(error)
+        line = f"{type(error).__name__}: {error} [charged: {error.charged}]"
+        telemetry.get_logger().log(logging.ERROR, line)  # a traceback says nothing to who watches a run
+        telemetry.emit(_EVENTS.get(type(error), "failed"), image=image, error=error, model=model)
+        raise
+
+
+_EVENTS: dict[type[N1nError], str] = {
+    errors.RefusedError: "refused",
+    errors.NoImageError: "no_image",
+    errors.ImageValidationError: "invalid",
+}
+
+
+def _noted(job: Job, image: GeneratedImage, *, joined: bool) -> GeneratedImage:
+    """The image, with its log line, event and span attributes."""
+    image = replace(image, reused=True) if joined else image
+    logger = telemetry.get_logger()
+    facts = f"{image.width}x{image.height} {image.media_type}, {image.size_bytes / 1e6:.2f} MB, {image.model}"
+    if image.reused:
+        logger.info("Reused %s, nothing paid; pass sample= for another", facts)
+    else:
+        seconds = time.monotonic() - job.started
+        logger.info("Generated %s, %s, in %.1f s", facts, _dollars(image.estimated_cost_usd), seconds)
+    telemetry.emit("reused" if image.reused else "generated", image=image)
+    trace.get_current_span().set_attributes(telemetry.image_attributes(image))
+    return image
+
+
+def _dollars(usd: float | None) -> str:
+    return "price unknown" if usd is None else f"${usd:.4f}"

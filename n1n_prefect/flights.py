@@ -1,0 +1,143 @@
+"""Which calls are under way in this process: a bound on how many, and one flight for equal ones.
+
+Both work across threads and event loops at once, since one Prefect process has tasks in both.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class InFlight:
+    """A bound on calls at once, first come first served.
+
+    Args:
+        limit: How many, at least 1.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._busy = 0
+        self._lock = threading.Lock()
+        self._waiting: deque[Future[None]] = deque()
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Holds a slot; waits in this thread until one is free."""
+        turn = self._join()
+        try:
+            turn.result()
+        except BaseException:
+            self._abandon(turn)
+            raise
+        try:
+            yield
+        finally:
+            self._release()
+
+    @asynccontextmanager
+    async def aslot(self) -> AsyncIterator[None]:
+        """Holds a slot; waits in this event loop until one is free."""
+        turn = self._join()
+        try:
+            await asyncio.wrap_future(turn)
+        except BaseException:
+            self._abandon(turn)
+            raise
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _join(self) -> "Future[None]":
+        turn: Future[None] = Future()
+        with self._lock:
+            if self._busy < self.limit:
+                self._busy += 1
+                turn.set_result(None)
+            else:
+                self._waiting.append(turn)
+        return turn
+
+    def _abandon(self, turn: "Future[None]") -> None:
+        # A turn that cannot be cancelled any more was handed over and must be passed on.
+        if not turn.cancel() and not turn.cancelled():
+            self._release()
+
+    def _release(self) -> None:
+        with self._lock:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_result(None)
+                    return
+            self._busy -= 1
+
+
+class SingleFlight(Generic[T]):
+    """Joins equal calls: one leads, the others get its result.
+
+    If the leader fails or is cancelled, one waiter leads in its place, so that nobody
+    fails for another's cancellation and nobody waits for ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[str, Future[T]] = {}
+
+    def run(self, key: str, call: Callable[[], T]) -> tuple[T, bool]:
+        """The result of `call`, and whether another's call gave it."""
+        while True:
+            flight, leads = self._board(key)
+            if leads:
+                with self._leading(key, flight):
+                    result = call()
+                    flight.set_result(result)
+                    return result, False
+            try:
+                return flight.result(), True
+            except _LeaderFailedError:
+                continue
+
+    async def arun(self, key: str, call: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+        """`run` for asynchronous code; a waiter's cancellation leaves the flight alone."""
+        while True:
+            flight, leads = self._board(key)
+            if leads:
+                with self._leading(key, flight):
+                    result = await call()
+                    flight.set_result(result)
+                    return result, False
+            try:
+                return await asyncio.shield(asyncio.wrap_future(flight)), True
+            except _LeaderFailedError:
+                continue
+
+    def _board(self, key: str) -> "tuple[Future[T], bool]":
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is not None:
+                return flight, False
+            self._flights[key] = flight = Future()
+            flight.set_running_or_notify_cancel()
+            return flight, True
+
+    @contextmanager
+    def _leading(self, key: str, flight: "Future[T]") -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._flights[key]
+            if not flight.done():
+                flight.set_exception(_LeaderFailedError())
+
+
+class _LeaderFailedError(Exception):
+    pass

@@ -1,0 +1,168 @@
+"""How each item ended: errors, results and futures of any chain, as rows of one report."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable
+from threading import Lock
+from typing import Any
+from uuid import UUID
+
+from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
+from prefect.futures import PrefectFuture
+
+from n1n_prefect import errors
+from n1n_prefect.errors import N1nError
+from n1n_prefect.images import GeneratedImage, ImageOutcome, OutcomeStatus, UploadedImage, excerpt
+
+_STATUSES: tuple[tuple[type[N1nError], OutcomeStatus], ...] = (
+    (errors.RefusedError, "refused"),
+    (errors.NoImageError, "no_image"),
+    (errors.ImageValidationError, "invalid"),
+    (errors.OutcomeUnknownError, "unknown_outcome"),
+    (errors.SourceError, "source_error"),
+    (errors.BudgetExceededError, "over_budget"),
+)
+_REMEMBERED = 10_000
+_lock = Lock()
+_failures: "OrderedDict[UUID, N1nError]" = OrderedDict()
+
+
+def gather_outcomes(futures: Iterable[Any]) -> list[ImageOutcome]:
+    """How every item of a chain ended, in order; waits for all and never raises for one.
+
+    A task that did not run because an earlier one failed gets the earlier one's reason.
+
+    ```python
+    images = generate_image.map(prompts, credentials=unmapped(credentials))
+    uploads = upload_image.map(validate_image.map(images), destination=unmapped(destination))
+    outcomes = gather_outcomes(uploads)
+    ```
+
+    Args:
+        futures: Prefect futures of tasks that end in an image, an upload or an outcome; results
+            and exceptions are taken as well, as `asyncio.gather(..., return_exceptions=True)` gives them.
+    """
+    return [_outcome_of_future(item, str(number)) for number, item in enumerate(futures, 1)]
+
+
+def outcome_of(result: object, id: str = "", *, attempts: int = 1) -> ImageOutcome:  # noqa: A002 - the field's name
+    """The row for a result or an error.
+
+    Args:
+        result: An image, an upload, an outcome or an exception.
+        id: The item's name; the start of the request's key if empty.
+        attempts: How many paid calls were made for it.
+    """
+    match result:
+        case ImageOutcome():
+            return result
+        case UploadedImage():
+            status = "uploaded" if result.created else "already_there"
+            return _row(id, result.request_key, status, "", result.original, result, attempts)
+        case GeneratedImage():
+            return _row(id, result.request_key, "pending", "Generated and not uploaded.", result, None, attempts)
+        case N1nError():
+            return _failed(id, result, attempts)
+        case _:
+            return ImageOutcome(
+                id or "?", "failed", excerpt(f"{type(result).__name__}: {result}", 500), attempts=attempts
+            )
+
+
+def _row(
+    id: str,  # noqa: A002
+    key: str,
+    status: OutcomeStatus,
+    reason: str,
+    image: GeneratedImage | None,
+    uploaded: UploadedImage | None,
+    attempts: int,
+) -> ImageOutcome:
+    cost = image.estimated_cost_usd if image else uploaded.estimated_cost_usd if uploaded else None
+    return ImageOutcome(id or key[:12], status, reason, image, uploaded, "yes", cost, attempts)
+
+
+def _failed(id: str, error: N1nError, attempts: int) -> ImageOutcome:  # noqa: A002
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), "failed")
+    image = error.image if isinstance(error.image, GeneratedImage) else None
+    return ImageOutcome(
+        id or error.request_key[:12] or "?",
+        status,
+        str(error),
+        image,
+        charged="yes" if image else error.charged,
+        estimated_cost_usd=image.estimated_cost_usd if image else None,
+        attempts=attempts,
+    )
+
+
+# ── futures ──────────────────────────────────────────────────────────────────
+
+
+def remember_failure(error: N1nError) -> None:
+    """Keeps the error of the task that runs now, for the tasks after it that will not run."""
+    context = TaskRunContext.get()
+    if context is None:
+        return
+    with _lock:
+        _failures[context.task_run.id] = error
+        if len(_failures) > _REMEMBERED:
+            _failures.popitem(last=False)
+
+
+def _outcome_of_future(item: Any, id: str) -> ImageOutcome:  # noqa: A002
+    if not isinstance(item, PrefectFuture):
+        return outcome_of(item)
+    item.wait()
+    outcome = _outcome_of_state(item.state)
+    return outcome if outcome.id != "?" else _named(outcome, id)
+
+
+def _named(outcome: ImageOutcome, id: str) -> ImageOutcome:  # noqa: A002
+    from dataclasses import replace
+
+    return replace(outcome, id=id)
+
+
+def _outcome_of_state(state: State[Any]) -> ImageOutcome:
+    if state.is_completed():
+        try:
+            return outcome_of(state.result())
+        except Exception as exc:  # noqa: BLE001 - a result that cannot be loaded is a row like any other
+            return outcome_of(exc)
+    upstream = _UPSTREAM.search(state.message or "")
+    if upstream:
+        return _outcome_of_task_run(UUID(upstream[1]))
+    error = state.data if isinstance(state.data, BaseException) else None
+    if error is not None:
+        return outcome_of(error)
+    if state.is_final():
+        return _outcome_in_words(state.message or state.name or "")
+    return ImageOutcome("?", "pending", f"Not finished: {state.name}.")
+
+
+_UPSTREAM = re.compile(r"Upstream task run '([0-9a-f-]{36})'")
+_IN_WORDS = re.compile(r"\b(\w+Error): (.*)", re.DOTALL)
+
+
+def _outcome_of_task_run(task_run_id: UUID) -> ImageOutcome:
+    """The outcome of an earlier task: from this process, else from the server."""
+    with _lock:
+        error = _failures.get(task_run_id)
+    if error is not None:
+        return outcome_of(error)
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        state = client.read_task_run(task_run_id).state
+    return _outcome_of_state(state) if state else ImageOutcome("?", "pending", "Not started.")
+
+
+def _outcome_in_words(message: str) -> ImageOutcome:
+    """The outcome of a failure that only its state's message is left of."""
+    found = _IN_WORDS.search(message)
+    kind = getattr(errors, found[1], None) if found else None
+    if found and isinstance(kind, type) and issubclass(kind, N1nError):
+        return outcome_of(kind(found[2]))
+    return ImageOutcome("?", "failed", excerpt(message, 500))

@@ -1,0 +1,170 @@
+"""How Prefect treats the tasks: when it tries again, how long it waits, and what it need not run."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from prefect.cache_policies import CachePolicy, CompoundCachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.tasks import Task
+
+from n1n_prefect.errors import N1nError
+from n1n_prefect.images import ImageRequest, as_request
+from n1n_prefect.sources import as_sources, hash_of, request_key
+
+RETRIES = 4
+DELAYS = (2.0, 8.0, 30.0, 60.0)
+
+# ── trying again ─────────────────────────────────────────────────────────────
+
+_hints: dict[object, float] = {}
+
+
+def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
+    """Whether Prefect runs a task again: by the error's class, and after a timeout of the task's own.
+
+    A plain function, since Prefect up to 3.8 silently takes any other callable for "never".
+    """
+    error = state.data
+    if not isinstance(error, N1nError):
+        return state.name == "TimedOut"
+    if error.is_transient and error.retry_after_seconds:
+        _hints[task_run.id] = _jittered(error.retry_after_seconds)
+    return error.is_transient
+
+
+def _jittered(seconds: float) -> float:
+    # Never less than the server asked; up to a tenth more, so that a herd spreads.
+    return seconds + random.uniform(0, min(seconds * 0.1, 5.0))  # noqa: S311
+
+
+class HintedDelays(list[float]):
+    """Delays between retries that give way to the wait the server asked for.
+
+    Give it as `retry_delay_seconds`, also in `with_options`: a plain list there loses the hint.
+    It rests on Prefect asking the retry condition first and indexing the delays second.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        """The server's wait for the task run of this context, else the plain delay."""
+        context = TaskRunContext.get()
+        hint = _hints.pop(context.task_run.id, None) if context else None
+        return super().__getitem__(index) if hint is None else hint
+
+
+def is_last_attempt() -> bool:
+    """Whether Prefect will not run this task again, whatever happens to it."""
+    context = TaskRunContext.get()
+    return context is None or context.task_run.run_count > context.task.retries
+
+
+# ── not running again ────────────────────────────────────────────────────────
+
+
+@dataclass
+class PaidOnce(CachePolicy):
+    """Skips a task whose image is known, before it runs.
+
+    The journal is the authority on what was paid; this is a shortcut before it. It does no
+    I/O and never raises: a request whose inputs carry no hash yet gets no key, and its body runs.
+
+    Args:
+        scope: `run` shares results within one flow run and its re-runs; any other name, such as
+            `week-46`, shares them across runs.
+    """
+
+    scope: str = "run"
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> str | None:
+        """The request's key in this scope, or None where it cannot be known without reading."""
+        try:
+            return _key_of(inputs, known_scope(self.scope, task_ctx))
+        except Exception:  # noqa: BLE001 - an exception here would let the body run unprotected
+            return None
+
+
+def _key_of(inputs: Mapping[str, Any], scope: str | None) -> str | None:
+    credentials = inputs["credentials"]
+    options = {name: value for name, value in inputs.items() if name in _OPTIONS}
+    request = as_request(inputs["prompt"], as_sources(inputs.get("images", ())), **options)
+    hashes = [hash_of(source) for source in request.images]
+    if scope is None or None in hashes:
+        return None
+    return "n1n-" + request_key(
+        request,
+        [found for found in hashes if found],
+        base_url=credentials.base_url,
+        account=credentials.account,
+        scope=scope,
+    )
+
+
+_OPTIONS = frozenset(ImageRequest.__dataclass_fields__) - {"prompt", "images"}
+
+
+def scope_of(policy: object) -> str:
+    """The scope that a task's cache policy names; `run` for every other policy."""
+    policies: Sequence[object] = policy.policies if isinstance(policy, CompoundCachePolicy) else [policy]
+    return next((found.scope for found in policies if isinstance(found, PaidOnce)), "run")
+
+
+def known_scope(name: str, context: TaskRunContext | None) -> str | None:
+    """The scope as it goes into the key, or None where it would take a question to the server."""
+    if name != "run":
+        return f"name:{name}"
+    if context is None:
+        return None
+    flow_run_id = context.task_run.flow_run_id
+    if flow_run_id is None:
+        return f"task:{context.task_run.id}"
+    flow = FlowRunContext.get()
+    run = flow.flow_run if flow else None
+    if run is not None and run.id == flow_run_id and run.parent_task_run_id is None:
+        return f"run:{flow_run_id}"
+    return f"run:{_roots[str(flow_run_id)]}" if str(flow_run_id) in _roots else None
+
+
+_roots: dict[str, str] = {}
+
+
+def current_scope() -> str:
+    """The scope of the task that runs now, asking the server for the root flow run where it must.
+
+    Outside a run nothing is shared unless the policy gives a name.
+    """
+    context = TaskRunContext.get()
+    name = scope_of(context.task.cache_policy) if context else "run"
+    known = known_scope(name, context)
+    if known is not None:
+        return known
+    if context is None:
+        return f"call:{random.getrandbits(128):032x}"
+    flow_run_id = str(context.task_run.flow_run_id)
+    _roots[flow_run_id] = _root_flow_run_id(flow_run_id)
+    return f"run:{_roots[flow_run_id]}"
+
+
+@lru_cache(maxsize=1024)
+def _root_flow_run_id(flow_run_id: str) -> str:
+    """The flow run at the top: a subflow gets a new id when its parent is run again."""
+    import uuid
+
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(uuid.UUID(flow_run_id))
+        while run.parent_task_run_id is not None:
+            parent = client.read_task_run(run.parent_task_run_id)
+            if parent.flow_run_id is None:
+                break
+            run = client.read_flow_run(parent.flow_run_id)
+    return str(run.id)

@@ -1,0 +1,70 @@
+"""What a deployment sets once: spending, where inputs may come from, and staging rules."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from prefect.settings.base import PrefectBaseSettings, build_settings_config
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from n1n_prefect.images import Spending
+from n1n_prefect.sources import SourceRules
+
+
+def _paths(value: object) -> object:
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+class N1nSettings(PrefectBaseSettings):
+    """Settings read from `PREFECT_INTEGRATIONS_N1N_…`, a Prefect profile, `prefect.toml` or `pyproject.toml`."""
+
+    model_config = build_settings_config(("integrations", "n1n"))
+
+    on_unknown_outcome: Literal["retry", "fail"] = Field(
+        default="retry", description="What to do when a call was sent and its answer was lost: `retry` or `fail`."
+    )
+    unknown_retries: int = Field(
+        default=1, ge=0, description="How often such a call is made again; each time may pay twice."
+    )
+    no_image_retries: int = Field(
+        default=1, ge=0, description="How often a call is made again after an answer without an image."
+    )
+    max_wait_seconds: float = Field(
+        default=600, ge=0, description="The longest wait in seconds that the gateway may ask for."
+    )
+    max_usd_per_run: float | None = Field(default=None, ge=0, description="A ceiling in US dollars for one flow run.")
+    input_roots: Annotated[list[Path], NoDecode, BeforeValidator(_paths)] = Field(
+        default=[],
+        description="Folders below which local input images may be read, separated as in PATH; "
+        "empty means the working directory.",
+    )
+    emit_events: bool = Field(default=True, description="Whether an event is emitted for each image and step.")
+
+    @property
+    def spending(self) -> Spending:
+        """What tasks use where they are given no `spending`."""
+        return Spending(
+            on_unknown_outcome=self.on_unknown_outcome,
+            unknown_retries=self.unknown_retries,
+            no_image_retries=self.no_image_retries,
+            max_wait_seconds=self.max_wait_seconds,
+            max_usd_per_run=self.max_usd_per_run,
+        )
+
+    @property
+    def source_rules(self) -> SourceRules:
+        """Where input images may be read from."""
+        return SourceRules(roots=tuple(self.input_roots)) if self.input_roots else SourceRules()
+
+
+def settings() -> N1nSettings:
+    """The settings in force; read again only when the environment changes, since reading costs milliseconds."""
+    prefix = "PREFECT_"
+    return _read(tuple(sorted(item for item in os.environ.items() if item[0].startswith(prefix))))
+
+
+@lru_cache(maxsize=4)
+def _read(_environment: tuple[tuple[str, str], ...]) -> N1nSettings:
+    return N1nSettings()

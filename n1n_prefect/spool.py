@@ -1,0 +1,95 @@
+"""Replies that have arrived and are not yet staged: whole on the local disk before anything is made of them."""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from n1n_prefect.client import ReplyHead
+
+_LENGTH = 8  # bytes that say how long the trailer before them is
+
+
+@dataclass(frozen=True)
+class SpooledReply:
+    """A whole reply."""
+
+    status: int
+    """HTTP status."""
+
+    headers: Mapping[str, str]
+    """Names in lower case."""
+
+    body: memoryview = field(repr=False)
+    """The body as it arrived, decompressed."""
+
+
+class Spool:
+    """A folder of replies, each under the name of its paid attempt.
+
+    A reply is written under a temporary name as it arrives and renamed once it is whole, so
+    that whatever is found under its name is whole. Status and headers stand behind the body.
+
+    Args:
+        folder: Made when first needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def arriving(self, name: str) -> Iterator["Arrival"]:
+        """A sink for a reply; it counts only if `whole` is called before the end."""
+        part = self._path(name).with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                arrival = Arrival(file)
+                yield arrival
+            if arrival.is_whole:
+                part.replace(self._path(name))
+        finally:
+            part.unlink(missing_ok=True)
+
+    def find(self, name: str) -> SpooledReply | None:
+        """The whole reply of that name, or None."""
+        try:
+            data = self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+        end = len(data) - _LENGTH
+        start = end - int.from_bytes(data[end:], "big")
+        status, headers = orjson.loads(data[start:end])
+        return SpooledReply(status, headers, memoryview(data)[:start])
+
+    def forget(self, name: str) -> None:
+        """Removes a reply that is staged."""
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.reply"
+
+
+class Arrival:
+    """Where one reply's body goes; a `Sink`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.is_whole = False
+
+    def write(self, data: bytes) -> None:
+        """Takes the next bytes of the body."""
+        self._file.write(data)
+
+    def whole(self, head: ReplyHead) -> None:
+        """Ends the body; status and headers follow it."""
+        trailer = orjson.dumps([head.status, dict(head.headers)])
+        self._file.write(trailer)
+        self._file.write(len(trailer).to_bytes(_LENGTH, "big"))
+        self._file.flush()
+        self.is_whole = True

@@ -1,0 +1,271 @@
+"""Where originals and the journal are kept: the run's Prefect result storage.
+
+Inside a run that is whatever the flow, a setting or the server says; outside, and where a
+task is called by `.fn`, it is `PREFECT_LOCAL_STORAGE_PATH`. Everything lies below the
+prefix `n1n/`, which a lifecycle rule can name.
+"""
+
+import asyncio
+import hashlib
+import inspect
+import os
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from threading import Lock, get_ident
+from typing import Any
+
+from prefect.filesystems import LocalFileSystem, WritableFileSystem
+from prefect.results import get_result_store
+from prefect.settings import get_current_settings
+
+from n1n_prefect.errors import JournalUnreadableError, StagingError
+from n1n_prefect.images import GeneratedImage
+from n1n_prefect.paid_call import PREFIX, Storage
+
+# ── storages ─────────────────────────────────────────────────────────────────
+
+
+class LocalStorage:
+    """A folder. Records are written under a temporary name and renamed, so that none is ever torn.
+
+    Args:
+        root: Everything is kept below this folder.
+        block_id: Id of the block document that names the folder, if there is one.
+    """
+
+    def __init__(self, root: Path, block_id: str = "") -> None:
+        self.root = root
+        self.block_id = block_id
+
+    def read(self, key: str) -> bytes | None:
+        """The bytes under a key, or None if there are none."""
+        try:
+            return self._path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise JournalUnreadableError(f"{self._path(key)} cannot be read: {exc}. Nothing was spent.") from exc
+
+    def write(self, key: str, data: bytes) -> None:
+        """Stores bytes under a key."""
+        path = self._path(key)
+        part = path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}.part")
+        try:
+            try:
+                part.write_bytes(data)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part.write_bytes(data)
+            part.replace(path)
+        except OSError as exc:
+            part.unlink(missing_ok=True)
+            raise _unwritable(path, exc) from exc
+
+    def describe(self, key: str) -> Mapping[str, str]:
+        """How the bytes under a key are found again."""
+        return {"uri": self._path(key).as_uri(), "storage_block_id": self.block_id, "storage_key": key}
+
+    def _path(self, key: str) -> Path:
+        return self.root / _inside(key)
+
+
+class BlockStorage:
+    """A Prefect storage block that can write and read paths, such as prefect-aws's `S3Bucket`.
+
+    Prefect's storages have no way to ask whether a path exists, and answer differently for an
+    absent one. So the first time one is needed, the answer is learnt: a probe is written and
+    read back, and then a path that nobody wrote is read.
+    """
+
+    def __init__(self, block: WritableFileSystem) -> None:
+        self._block = block
+        self.block_id = _document_id(block)
+        self._absent = ""
+        self._lock = Lock()
+
+    def read(self, key: str) -> bytes | None:
+        """The bytes under a key, or None if there are none."""
+        absent = self._how_absence_looks()
+        try:
+            return self._get(_inside(key))
+        except Exception as exc:
+            if _signature(exc, key) == absent:
+                return None
+            raise JournalUnreadableError(
+                f"{key!r} cannot be read from the result storage ({type(exc).__name__}: {exc}). "
+                "Whether it was paid is not known, so nothing was spent."
+            ) from exc
+
+    def write(self, key: str, data: bytes) -> None:
+        """Stores bytes under a key."""
+        try:
+            _finished(self._block.write_path(_inside(key), data))
+        except Exception as exc:
+            raise _unwritable(key, exc) from exc
+
+    def describe(self, key: str) -> Mapping[str, str]:
+        """How the bytes under a key are found again."""
+        return {"uri": f"{_address(self._block)}/{key}", "storage_block_id": self.block_id, "storage_key": key}
+
+    def _get(self, key: str) -> bytes:
+        return _finished(self._block.read_path(key))
+
+    def _how_absence_looks(self) -> str:
+        with self._lock:
+            if not self._absent:
+                self._absent = self._learn()
+            return self._absent
+
+    def _learn(self) -> str:
+        probe = f"{PREFIX}/probe"
+        self.write(probe, b"n1n-prefect")
+        try:
+            whole = self._get(probe) == b"n1n-prefect"
+        except Exception as exc:
+            raise StagingError(f"The result storage can be written and not read ({exc}). Nothing was spent.") from exc
+        if not whole:
+            raise StagingError("The result storage does not give back what was written. Nothing was spent.")
+        nowhere = f"{PREFIX}/absent-{uuid.uuid4().hex}"
+        try:
+            self._get(nowhere)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is what absence looks like
+            return _signature(exc, nowhere)
+        raise StagingError("The result storage gives bytes for a path that nobody wrote. Nothing was spent.")
+
+
+def _finished(result: Any) -> Any:
+    """The result of a block's method, which may be asynchronous whatever the context says."""
+    if not inspect.isawaitable(result):
+        return result
+
+    async def wait() -> Any:
+        return await result
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, wait()).result()
+
+
+def _signature(exc: BaseException, key: str) -> str:
+    """What tells one failure of a storage from another: its class, and code or words."""
+    code = getattr(exc, "response", {}).get("Error", {}).get("Code", "")
+    words = code or str(exc).replace(key, "").replace(PurePosixPath(key).name, "")
+    return f"{type(exc).__name__}: {words}"
+
+
+def _unwritable(where: object, exc: BaseException) -> StagingError:
+    return StagingError(
+        f"{where} could not be written to the result storage ({type(exc).__name__}: {exc}). "
+        "Make the storage writable; what was paid before is safe."
+    )
+
+
+def _inside(key: str) -> str:
+    """The key, if it stays below the storage's root."""
+    parts = PurePosixPath(key).parts
+    if not parts or parts[0] != PREFIX or ".." in parts or "\\" in key or "\0" in key:
+        raise StagingError(f"storage_key={key!r} does not lie below {PREFIX + '/'!r} of the result storage.")
+    return key
+
+
+def _document_id(block: WritableFileSystem) -> str:
+    return str(getattr(block, "_block_document_id", None) or "")
+
+
+def _address(block: WritableFileSystem) -> str:
+    """The root of a storage as an address for people."""
+    bucket, folder = getattr(block, "bucket_name", ""), getattr(block, "bucket_folder", "")
+    if bucket:
+        return "/".join(part for part in (f"s3://{bucket}", str(folder).strip("/")) if part)
+    base = str(getattr(block, "basepath", "") or "").rstrip("/")
+    return base or f"{type(block).__name__}:"
+
+
+# ── finding the storage ──────────────────────────────────────────────────────
+
+_lock = Lock()
+_storages: dict[str, Storage] = {}
+
+
+def current_storage() -> Storage:
+    """The storage of this run, or the local folder outside of one."""
+    return _storage_of(get_result_store().result_storage)
+
+
+def local_storage() -> LocalStorage:
+    """The folder that is used outside of a run."""
+    return LocalStorage(Path(get_current_settings().results.local_storage_path).expanduser().resolve())
+
+
+def spool_folder() -> Path:
+    """Where replies wait on the local disk until they are staged."""
+    return local_storage().root / PREFIX / "spool"
+
+
+def _storage_of(block: Any) -> Storage:
+    """One storage object for each place and process, so that what was learnt of it is kept."""
+    if block is None:
+        return local_storage()
+    if isinstance(block, LocalFileSystem):
+        root = Path(block.basepath or ".").expanduser().resolve()
+        return _remembered(root.as_uri(), LocalStorage(root, _document_id(block)))
+    return _remembered(_address(block), BlockStorage(block))
+
+
+def _remembered(address: str, storage: Storage) -> Storage:
+    with _lock:
+        return _storages.setdefault(f"{address} {storage.block_id}", storage)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# ── reading originals ────────────────────────────────────────────────────────
+
+
+def read_original(image: GeneratedImage) -> bytes:
+    """The original bytes of an image, verified against its SHA-256.
+
+    Raises:
+        StagingError: They are gone, unreadable, or not the bytes that were staged.
+    """
+    key = _inside(image.storage_key)
+    for storage in _candidates(image):
+        data = storage.read(key)
+        if data is None:
+            continue
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            raise StagingError(f"{image.uri} does not hold the bytes that were staged: its SHA-256 differs.")
+        return data
+    raise StagingError(
+        f"The original {image.uri} is gone. Results must be kept on storage that every worker shares: set "
+        "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK, or result_storage on the flow.",
+        is_transient=False,
+    )
+
+
+async def aread_original(image: GeneratedImage) -> bytes:
+    """`read_original` for asynchronous code."""
+    return await asyncio.to_thread(read_original, image)
+
+
+def _candidates(image: GeneratedImage) -> list[Storage]:
+    if image.storage_block_id:
+        return [_saved_storage(image.storage_block_id)]
+    root = image.uri.removesuffix(image.storage_key).rstrip("/")
+    with _lock:
+        known = _storages.get(f"{root} ")
+    return [storage for storage in (known, current_storage(), local_storage()) if storage is not None]
+
+
+@lru_cache(maxsize=16)
+def _saved_storage(block_id: str) -> Storage:
+    from prefect.blocks.core import Block
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        document = client.read_block_document(uuid.UUID(block_id))
+    return _storage_of(Block._from_block_document(document))

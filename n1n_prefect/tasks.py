@@ -1,0 +1,544 @@
+"""The ten tasks: generate, edit, validate, upload, and all of it for one item; each sync and async.
+
+Every pair has one core. A task's body checks what it was handed, calls the core, and
+returns a small reference; retries, delays and caching are declared here and belong to Prefect.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+
+from n1n_prefect import telemetry, validation
+from n1n_prefect.blocks import N1nCredentials, S3Location
+from n1n_prefect.errors import ImageValidationError, InvalidRequestError, N1nError
+from n1n_prefect.execution import apay, pay, reported, require_block
+from n1n_prefect.images import (
+    DEFAULT_MODEL,
+    GeneratedImage,
+    ImageOutcome,
+    ImageRequest,
+    ImageSource,
+    ImageSpec,
+    Spending,
+    UploadedImage,
+    as_request,
+    excerpt,
+)  # fmt: skip
+from n1n_prefect.outcomes import outcome_of
+from n1n_prefect.paid_call import arun, run
+from n1n_prefect.policies import DELAYS, RETRIES, HintedDelays, PaidOnce, is_last_attempt, worth_retrying
+from n1n_prefect.sources import as_sources
+
+IfExists = Literal["fail", "keep", "replace"]
+OnInvalid = Literal["fail", "regenerate"]
+
+
+def _named(verb: str) -> Callable[[dict[str, Any]], str]:
+    """A task run's name: short, total, and without a word of the prompt."""
+
+    def name(parameters: dict[str, Any]) -> str:
+        try:
+            return f"{verb} {_subject(parameters)}".strip()
+        except Exception:  # noqa: BLE001 - a name that cannot be made must not keep the task from running
+            return verb
+
+    return name
+
+
+def _subject(parameters: Mapping[str, Any]) -> str:
+    if parameters.get("name"):
+        return excerpt(str(parameters["name"]), 60)
+    image = parameters.get("image")
+    if isinstance(image, (GeneratedImage, UploadedImage)):
+        return image.sha256[:8]
+    asked = parameters.get("prompt") or parameters.get("request")
+    prompt = asked.prompt if isinstance(asked, ImageRequest) else str(asked)
+    return hashlib.sha256(prompt.encode()).hexdigest()[:8]
+
+
+def _options(verb: str) -> dict[str, Any]:
+    return {
+        "retries": RETRIES,
+        "retry_delay_seconds": HintedDelays(DELAYS),
+        "retry_condition_fn": worth_retrying,
+        "task_run_name": _named(verb),
+    }
+
+
+# ── generate ─────────────────────────────────────────────────────────────────
+
+
+@task(cache_policy=PaidOnce(), **_options("generate"))
+def generate_image(
+    prompt: str | ImageRequest,
+    *,
+    credentials: N1nCredentials,
+    model: str = DEFAULT_MODEL,
+    aspect_ratio: str | None = None,
+    image_size: str | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    thinking_level: str | None = None,
+    system_instruction: str | None = None,
+    safety_settings: dict[str, str] | None = None,
+    google_search: bool = False,
+    extra_body: dict[str, Any] | None = None,
+    stream: bool = False,
+    sample: int = 0,
+    spending: Spending | None = None,
+) -> GeneratedImage:
+    """One image for a prompt: paid once in a flow run, its original bytes staged.
+
+    Args:
+        prompt: What to draw, or a whole `ImageRequest`.
+        credentials: The n1n Credentials block; with `.map`, `unmapped(credentials)`.
+        model: The model's id at the gateway.
+        aspect_ratio: Width to height, such as `16:9`; the model chooses if not given.
+        image_size: `512`, `1K`, `2K` or `4K`, for models that have size tiers.
+        temperature: Sampling temperature, 0 to 2.
+        seed: Sampling seed.
+        thinking_level: `minimal`, `medium` or `high`, for models where it may be chosen.
+        system_instruction: Standing instructions, kept apart from the prompt.
+        safety_settings: Thresholds by harm category.
+        google_search: Whether the model may search the web first; searches are billed apart.
+        extra_body: Merged into the JSON body last.
+        stream: Whether to use the SSE form of the call.
+        sample: Equal requests share one image; another number draws and pays for another.
+        spending: What may be paid for again; the settings' if not given.
+
+    Raises:
+        InvalidRequestError: The model does not take this; nothing was spent.
+        RefusedError: The prompt or the image was refused, with the model's words.
+        NoImageError: The model answered without an image.
+        OutcomeUnknownError: The answer was lost and may have been billed.
+        N1nError: Otherwise, in its class.
+    """
+    return pay(_generation(locals()), credentials=credentials, spending=spending)
+
+
+@task(cache_policy=PaidOnce(), **_options("generate"))
+async def agenerate_image(
+    prompt: str | ImageRequest,
+    *,
+    credentials: N1nCredentials,
+    model: str = DEFAULT_MODEL,
+    aspect_ratio: str | None = None,
+    image_size: str | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    thinking_level: str | None = None,
+    system_instruction: str | None = None,
+    safety_settings: dict[str, str] | None = None,
+    google_search: bool = False,
+    extra_body: dict[str, Any] | None = None,
+    stream: bool = False,
+    sample: int = 0,
+    spending: Spending | None = None,
+) -> GeneratedImage:
+    """`generate_image` for asynchronous flows."""
+    return await apay(_generation(locals()), credentials=credentials, spending=spending)
+
+
+_FIELDS = tuple(name for name in ImageRequest.__dataclass_fields__ if name not in ("prompt", "images"))
+
+
+def _request(arguments: Mapping[str, Any], prompt: Any, images: object = ()) -> ImageRequest:
+    """The request that a task's own arguments make."""
+    options = {name: arguments[name] for name in _FIELDS if name in arguments}
+    return as_request(prompt, as_sources(images), **options)
+
+
+def _generation(arguments: Mapping[str, Any]) -> ImageRequest:
+    request = _request(arguments, arguments["prompt"])
+    if request.images:
+        raise InvalidRequestError("An ImageRequest with input images is an edit; call edit_image or image_to_s3.")
+    return request
+
+
+# ── edit ─────────────────────────────────────────────────────────────────────
+
+
+@task(cache_policy=PaidOnce(), **_options("edit"))
+def edit_image(
+    prompt: str | ImageRequest,
+    images: ImageSource | Sequence[ImageSource] = (),
+    *,
+    credentials: N1nCredentials,
+    source: S3Location | None = None,
+    model: str = DEFAULT_MODEL,
+    aspect_ratio: str | None = None,
+    image_size: str | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    thinking_level: str | None = None,
+    system_instruction: str | None = None,
+    safety_settings: dict[str, str] | None = None,
+    google_search: bool = False,
+    extra_body: dict[str, Any] | None = None,
+    stream: bool = False,
+    sample: int = 0,
+    spending: Spending | None = None,
+) -> GeneratedImage:
+    """One image made of one to fourteen others and a prompt: paid once in a flow run, its original bytes staged.
+
+    `.map` pairs prompts with images one to one; to give the same images to every prompt, wrap
+    them: `edit_image.map(prompts, images=unmapped([a, b]), …)`.
+
+    Args:
+        prompt: What to change, or a whole `ImageRequest` with its images.
+        images: Local path, `s3://`, `https://` or `data:` URI, bytes, or an earlier result; or several.
+        credentials: The n1n Credentials block; with `.map`, `unmapped(credentials)`.
+        source: Where `s3://` images and earlier uploads are read from.
+        model: The model's id at the gateway; and so on, as for `generate_image`.
+        aspect_ratio: As for `generate_image`; the last image's shape if not given.
+        image_size: As for `generate_image`.
+        temperature: As for `generate_image`.
+        seed: As for `generate_image`.
+        thinking_level: As for `generate_image`.
+        system_instruction: As for `generate_image`.
+        safety_settings: As for `generate_image`.
+        google_search: As for `generate_image`.
+        extra_body: As for `generate_image`.
+        stream: As for `generate_image`.
+        sample: As for `generate_image`.
+        spending: As for `generate_image`.
+
+    Raises:
+        SourceError: An input image could not be read, or may not be; nothing was spent.
+        N1nError: Otherwise, as for `generate_image`.
+    """
+    return pay(_edit(locals()), credentials=credentials, source=source, spending=spending)
+
+
+@task(cache_policy=PaidOnce(), **_options("edit"))
+async def aedit_image(
+    prompt: str | ImageRequest,
+    images: ImageSource | Sequence[ImageSource] = (),
+    *,
+    credentials: N1nCredentials,
+    source: S3Location | None = None,
+    model: str = DEFAULT_MODEL,
+    aspect_ratio: str | None = None,
+    image_size: str | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    thinking_level: str | None = None,
+    system_instruction: str | None = None,
+    safety_settings: dict[str, str] | None = None,
+    google_search: bool = False,
+    extra_body: dict[str, Any] | None = None,
+    stream: bool = False,
+    sample: int = 0,
+    spending: Spending | None = None,
+) -> GeneratedImage:
+    """`edit_image` for asynchronous flows."""
+    return await apay(_edit(locals()), credentials=credentials, source=source, spending=spending)
+
+
+def _edit(arguments: Mapping[str, Any]) -> ImageRequest:
+    request = _request(arguments, arguments["prompt"], arguments["images"])
+    if not request.images:
+        raise InvalidRequestError("edit_image needs at least one image; to draw from words alone call generate_image.")
+    return request
+
+
+# ── validate ─────────────────────────────────────────────────────────────────
+
+
+@task(cache_policy=NO_CACHE, **_options("validate"))
+def validate_image(image: GeneratedImage, spec: ImageSpec | None = None) -> GeneratedImage:
+    """The same image, once its staged bytes are known to keep every rule.
+
+    Args:
+        image: What `generate_image` or `edit_image` gave.
+        spec: The rules; without one, what was asked is checked, and that the file is whole and not blank.
+
+    Raises:
+        ImageValidationError: Names every broken rule with expected and actual values.
+        StagingError: The original is gone or changed.
+    """
+    return _validated(image, spec)
+
+
+@task(cache_policy=NO_CACHE, **_options("validate"))
+async def avalidate_image(image: GeneratedImage, spec: ImageSpec | None = None) -> GeneratedImage:
+    """`validate_image` for asynchronous flows."""
+    return await asyncio.to_thread(_validated, image, spec)
+
+
+def _validated(image: GeneratedImage, spec: ImageSpec | None) -> GeneratedImage:
+    _require(image, GeneratedImage, "image")
+    if spec is not None:
+        _require(spec, ImageSpec, "spec")
+    with reported(image.model, image):
+        rules = spec or ImageSpec.for_request(image)
+        validation.check(image.read_bytes(), rules, what=f"Image {image.sha256[:12]}", request_id=image.request_id)
+    return image
+
+
+def _require(value: object, kind: type | tuple[type, ...], name: str) -> None:
+    if not isinstance(value, kind):
+        wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise InvalidRequestError(f"{name} must be a {wanted}, not {type(value).__name__} ({value!r:.60}).")
+
+
+# ── upload ───────────────────────────────────────────────────────────────────
+
+
+@task(cache_policy=NO_CACHE, **_options("upload"))
+def upload_image(
+    image: GeneratedImage | UploadedImage,
+    *,
+    destination: S3Location,
+    name: str | None = None,
+    key: str | None = None,
+    if_exists: IfExists = "fail",
+    metadata: Mapping[str, str] | None = None,
+) -> UploadedImage:
+    """The image's original bytes as one object in S3, put once.
+
+    The same bytes under the same key are never a conflict: the object stays and `created` is
+    False. An `UploadedImage` is copied on the server.
+
+    Args:
+        image: A generated image, or an upload to copy.
+        destination: The S3 Image Location block; with `.map`, `unmapped(destination)`.
+        name: Fills `{name}` of the location's key template, such as a SKU.
+        key: The whole key below the bucket, in place of the template.
+        if_exists: What to do about a different object under the key: `fail`, `keep` it or `replace` it.
+        metadata: More user metadata for the object.
+
+    Raises:
+        UploadError: With the store's code and what to do; the image stays staged.
+    """
+    return _uploaded(image, destination, name, key, if_exists, metadata)
+
+
+@task(cache_policy=NO_CACHE, **_options("upload"))
+async def aupload_image(
+    image: GeneratedImage | UploadedImage,
+    *,
+    destination: S3Location,
+    name: str | None = None,
+    key: str | None = None,
+    if_exists: IfExists = "fail",
+    metadata: Mapping[str, str] | None = None,
+) -> UploadedImage:
+    """`upload_image` for asynchronous flows."""
+    return await asyncio.to_thread(_uploaded, image, destination, name, key, if_exists, metadata)
+
+
+def _uploaded(
+    image: GeneratedImage | UploadedImage,
+    destination: S3Location,
+    name: str | None,
+    key: str | None,
+    if_exists: IfExists,
+    metadata: Mapping[str, str] | None,
+) -> UploadedImage:
+    require_block(destination, S3Location, "destination")
+    _require(image, (GeneratedImage, UploadedImage), "image")
+    paid = image if isinstance(image, GeneratedImage) else image.original
+    with telemetry.span("n1n.upload") as span, reported(image.model, paid):
+        where: Any = {"name": name, "key": key, "if_exists": if_exists, "metadata": metadata}
+        if isinstance(image, GeneratedImage):
+            uploaded = destination.put_image(image.read_bytes(), image=image, **where)
+        else:
+            uploaded = destination.copy_image(image, **where)
+        uploaded = replace(uploaded, original=paid)
+        span.set_attributes(telemetry.upload_attributes(uploaded))
+        telemetry.get_logger().info("%s %s", "Uploaded" if uploaded.created else "Already there:", uploaded.uri)
+        telemetry.emit("uploaded" if uploaded.created else "already_there", image=paid, uploaded=uploaded)
+    return uploaded
+
+
+# ── one item from words to S3 ────────────────────────────────────────────────
+
+
+@task(cache_policy=NO_CACHE, **_options("image"))
+def image_to_s3(
+    request: str | ImageRequest,
+    *,
+    credentials: N1nCredentials,
+    destination: S3Location,
+    source: S3Location | None = None,
+    name: str | None = None,
+    spec: ImageSpec | None = None,
+    on_invalid: OnInvalid = "fail",
+    regenerations: int = 1,
+    model: str = DEFAULT_MODEL,
+    aspect_ratio: str | None = None,
+    image_size: str | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    thinking_level: str | None = None,
+    system_instruction: str | None = None,
+    safety_settings: dict[str, str] | None = None,
+    google_search: bool = False,
+    extra_body: dict[str, Any] | None = None,
+    stream: bool = False,
+    sample: int = 0,
+    key: str | None = None,
+    if_exists: IfExists = "fail",
+    metadata: Mapping[str, str] | None = None,
+    spending: Spending | None = None,
+) -> ImageOutcome:
+    """How one item ended, from its request to S3 in one task run; it never raises for a bad item.
+
+    Failures that may pass are tried again by Prefect as for the single tasks, and what was
+    paid is found again; only the last attempt's failure becomes an outcome.
+
+    Args:
+        request: The prompt, or a whole `ImageRequest`, with input images for an edit.
+        credentials: The n1n Credentials block; with `.map`, `unmapped(credentials)`.
+        destination: The S3 Image Location block; with `.map`, `unmapped(destination)`.
+        source: Where `s3://` input images are read from.
+        name: The item's name, such as a SKU; fills `{name}` of the key template.
+        spec: The rules of validation; what was asked, if not given.
+        on_invalid: `fail`, or `regenerate`: draw and pay again, at most `regenerations` times.
+        regenerations: How often an invalid image is drawn again.
+        model: As for `generate_image`.
+        aspect_ratio: As for `generate_image`.
+        image_size: As for `generate_image`.
+        temperature: As for `generate_image`.
+        seed: As for `generate_image`.
+        thinking_level: As for `generate_image`.
+        system_instruction: As for `generate_image`.
+        safety_settings: As for `generate_image`.
+        google_search: As for `generate_image`.
+        extra_body: As for `generate_image`.
+        stream: As for `generate_image`.
+        sample: As for `generate_image`.
+        key: As for `upload_image`.
+        if_exists: As for `upload_image`.
+        metadata: As for `upload_image`.
+        spending: As for `generate_image`.
+
+    Raises:
+        InvalidRequestError: A block is no block; an item's own mistakes become outcomes.
+    """
+    item = _item(locals())
+    try:
+        result: object = run(item.steps(), item.do)
+    except Exception as exc:  # noqa: BLE001 - one bad item never hides the others
+        result = exc
+    return item.ended(result)
+
+
+@task(cache_policy=NO_CACHE, **_options("image"))
+async def aimage_to_s3(
+    request: str | ImageRequest,
+    *,
+    credentials: N1nCredentials,
+    destination: S3Location,
+    source: S3Location | None = None,
+    name: str | None = None,
+    spec: ImageSpec | None = None,
+    on_invalid: OnInvalid = "fail",
+    regenerations: int = 1,
+    model: str = DEFAULT_MODEL,
+    aspect_ratio: str | None = None,
+    image_size: str | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    thinking_level: str | None = None,
+    system_instruction: str | None = None,
+    safety_settings: dict[str, str] | None = None,
+    google_search: bool = False,
+    extra_body: dict[str, Any] | None = None,
+    stream: bool = False,
+    sample: int = 0,
+    key: str | None = None,
+    if_exists: IfExists = "fail",
+    metadata: Mapping[str, str] | None = None,
+    spending: Spending | None = None,
+) -> ImageOutcome:
+    """`image_to_s3` for asynchronous flows."""
+    item = _item(locals())
+    try:
+        result: object = await arun(item.steps(), item.ado)
+    except Exception as exc:  # noqa: BLE001 - one bad item never hides the others
+        result = exc
+    return item.ended(result)
+
+
+@dataclass(frozen=True)
+class _Pay:
+    take: int
+
+
+@dataclass(frozen=True)
+class _Do:
+    work: Callable[[], Any]
+
+
+@dataclass
+class _Item:
+    """One item's way to S3: the same for both drivers."""
+
+    arguments: Mapping[str, Any]
+    paid: list[GeneratedImage] = field(default_factory=list[GeneratedImage])
+
+    @property
+    def takes(self) -> int:
+        return 1 + (self.arguments["regenerations"] if self.arguments["on_invalid"] == "regenerate" else 0)
+
+    def steps(self) -> Generator[Any, Any, UploadedImage]:
+        """Pay and validate until an image is good, then upload it."""
+        given = self.arguments
+        for take in range(self.takes):
+            image = yield _Pay(take)
+            self.paid.append(image)
+            try:
+                yield _Do(partial(_validated, image, given["spec"]))
+                break
+            except ImageValidationError:
+                if take + 1 == self.takes:
+                    raise
+        upload = (given[name] for name in ("destination", "name", "key", "if_exists", "metadata"))
+        return (yield _Do(partial(_uploaded, image, *upload)))
+
+    def do(self, step: Any) -> Any:
+        """Carries out a step in this thread."""
+        return pay(self._asked(), **self._terms(step.take)) if isinstance(step, _Pay) else step.work()
+
+    async def ado(self, step: Any) -> Any:
+        """Carries out a step in this event loop."""
+        if isinstance(step, _Pay):
+            return await apay(self._asked(), **self._terms(step.take))
+        return await asyncio.to_thread(step.work)
+
+    def ended(self, result: object) -> ImageOutcome:
+        """The item's outcome, unless Prefect should try it again."""
+        if isinstance(result, N1nError) and result.is_transient and not is_last_attempt():
+            raise result
+        context = TaskRunContext.get()
+        attempts = (context.task_run.run_count if context else 1) + max(len(self.paid) - 1, 0)
+        outcome = outcome_of(result, self.arguments["name"] or "", attempts=max(attempts, 1))
+        costs = [image.estimated_cost_usd for image in self.paid if image.estimated_cost_usd is not None]
+        return replace(outcome, estimated_cost_usd=round(sum(costs), 6) if costs else outcome.estimated_cost_usd)
+
+    def _asked(self) -> ImageRequest:
+        return _request(self.arguments, self.arguments["request"])
+
+    def _terms(self, take: int) -> dict[str, Any]:
+        return {name: self.arguments[name] for name in ("credentials", "source", "spending")} | {"take": take}
+
+
+def _item(arguments: Mapping[str, Any]) -> _Item:
+    """The item, once what is the same for all items is known to be right."""
+    require_block(arguments["credentials"], N1nCredentials, "credentials")
+    require_block(arguments["destination"], S3Location, "destination")
+    if arguments["on_invalid"] not in ("fail", "regenerate") or arguments["regenerations"] < 0:
+        raise InvalidRequestError(
+            f"on_invalid={arguments['on_invalid']!r}, regenerations={arguments['regenerations']!r}: "
+            "on_invalid is 'fail' or 'regenerate', regenerations is 0 or more."
+        )
+    return _Item(arguments)

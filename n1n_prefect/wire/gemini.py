@@ -1,0 +1,415 @@
+"""Gemini's native image calls: `generateContent` and its SSE form.
+
+`check` finds what cannot work before anything is spent, `build` makes the request, and
+`read_reply` makes an image or the right error out of whatever a gateway answers. All are
+pure. Thought signatures, a million characters each, end here.
+"""
+
+import binascii
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from n1n_prefect import catalog, errors
+from n1n_prefect.images import ImageRequest, Usage, excerpt
+from n1n_prefect.sources import LoadedRequest
+from n1n_prefect.wire import failure
+from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
+
+Headers = Mapping[str, str]
+Json = dict[str, Any]
+
+# ── before spending ──────────────────────────────────────────────────────────
+
+
+def check(loaded: LoadedRequest) -> None:
+    """Refuses what the catalogue says cannot work; an unknown model passes with what it was given.
+
+    Raises:
+        InvalidRequestError: Names the value, and what the model accepts instead.
+    """
+    request = loaded.request
+    if not request.prompt.strip():
+        raise errors.InvalidRequestError(f"prompt={request.prompt!r} is empty; say what to draw.")
+    for image in loaded.images:
+        if len(image.data) > catalog.MAX_INPUT_BYTES:
+            raise errors.InvalidRequestError(
+                f"Input image {image.label!r} has {len(image.data)} bytes; the models take at most "
+                f"{catalog.MAX_INPUT_BYTES} each. Scale it down: sides above 3072 pixels are scaled down anyway."
+            )
+    model = catalog.find(request.model)
+    if model is not None:
+        _check_against(model, request, len(loaded.images))
+
+
+def _check_against(model: catalog.Model, request: ImageRequest, images: int) -> None:
+    if images > catalog.MAX_INPUT_IMAGES:
+        raise errors.InvalidRequestError(
+            f"{images} input images; {request.model!r} takes at most {catalog.MAX_INPUT_IMAGES}."
+        )
+    _check_one_of("aspect_ratio", request.aspect_ratio, model.aspect_ratios, request.model)
+    _check_one_of("image_size", request.image_size, model.image_sizes, request.model)
+    _check_one_of("thinking_level", request.thinking_level, model.thinking_levels, request.model)
+    if request.temperature is not None and not 0 <= request.temperature <= 2:
+        raise errors.InvalidRequestError(f"temperature={request.temperature!r} is not between 0 and 2.")
+    for name in ("temperature", "seed"):
+        if not model.takes_sampling and getattr(request, name) is not None:
+            raise errors.InvalidRequestError(f"{request.model!r} takes no {name}; leave it out.")
+    if request.google_search and not model.takes_google_search:
+        raise errors.InvalidRequestError(f"{request.model!r} cannot search; leave google_search out.")
+
+
+def _check_one_of(name: str, value: str | None, accepted: Sequence[str], model: str) -> None:
+    if value is None or value in accepted:
+        return
+    remedy = f"it has {', '.join(accepted)}" if accepted else f"leave {name} out, the model has none to choose"
+    raise errors.InvalidRequestError(f"{name}={value!r} is not something {model!r} has; {remedy}.")
+
+
+def build(loaded: LoadedRequest) -> HttpRequest:
+    """The HTTP request for a checked request.
+
+    Raises:
+        InvalidRequestError: The body would pass the gateway's 32 MB.
+    """
+    request = loaded.request
+    verb = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
+    model = quote(request.model.removeprefix("models/"), safe="@.-_")
+    body = orjson.dumps(_merged(_body(loaded), request.extra_body or {}))
+    if len(body) > catalog.MAX_BODY_BYTES:
+        raise errors.InvalidRequestError(
+            f"The request is {len(body)} bytes with its {len(loaded.images)} input images; gateways take at most "
+            f"{catalog.MAX_BODY_BYTES}. Send fewer or smaller images."
+        )
+    accept = "text/event-stream" if request.stream else "application/json"
+    return HttpRequest(
+        "POST", f"/v1beta/models/{model}:{verb}", {"content-type": "application/json", "accept": accept}, body
+    )
+
+
+def _body(loaded: LoadedRequest) -> Json:
+    request = loaded.request
+    parts: list[Json] = [{"text": request.prompt}]
+    for image in loaded.images:
+        data = binascii.b2a_base64(image.data, newline=False).decode("ascii")
+        parts.append({"inlineData": {"mimeType": image.media_type, "data": data}})
+    body: Json = {"contents": [{"role": "user", "parts": parts}], "generationConfig": _generation_config(request)}
+    if request.system_instruction:
+        body["systemInstruction"] = {"parts": [{"text": request.system_instruction}]}
+    if request.safety_settings:
+        settings = request.safety_settings.items()
+        body["safetySettings"] = [{"category": category, "threshold": threshold} for category, threshold in settings]
+    if request.google_search:
+        body["tools"] = [{"googleSearch": {}}]
+    return body
+
+
+def _generation_config(request: ImageRequest) -> Json:
+    # Both modalities, so that a refusal comes with the model's words.
+    config: Json = {"responseModalities": ["TEXT", "IMAGE"]}
+    image = {"aspectRatio": request.aspect_ratio, "imageSize": request.image_size}
+    optional: Json = {
+        "imageConfig": {name: value for name, value in image.items() if value is not None} or None,
+        "thinkingConfig": {"thinkingLevel": request.thinking_level} if request.thinking_level else None,
+        "temperature": request.temperature,
+        "seed": request.seed,
+    }
+    return config | {name: value for name, value in optional.items() if value is not None}
+
+
+def _merged(base: Json, extra: Json) -> Json:
+    merged = dict(base)
+    for name, value in extra.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+# ── the answer ───────────────────────────────────────────────────────────────
+
+_REFUSALS = {
+    "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT",
+    "IMAGE_RECITATION", "MODEL_ARMOR", "JAILBREAK",
+}  # fmt: skip
+_FLAKY_REFUSALS = {"IMAGE_SAFETY"}
+_DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,\s*([A-Za-z0-9+/=_-]+)")
+_MARKDOWN_IMAGE = re.compile(r"!\[[^\]]*\]\(\s*<?(https?://[^)\s>]+)")
+_MARKDOWN_REST = re.compile(r"!\[[^\]]*\](?:\(\s*\)?|\))?")
+_IMAGE_ADDRESS = re.compile(r"https?://[^\s<>\"')]+\.(?:png|jpe?g|webp)(?:\?[^\s<>\"')]*)?", re.IGNORECASE)
+_LONE_ADDRESS = re.compile(r"\s*(https?://\S+)\s*")
+
+
+@dataclass
+class _Answer:
+    """Everything worth keeping from one document or from all chunks of a stream."""
+
+    finals: list[str] = field(default_factory=list[str])
+    """Base64 of images that are no thoughts, in order; an address starts with `http`."""
+
+    drafts: list[str] = field(default_factory=list[str])
+    """Base64 of images that are thoughts."""
+
+    texts: list[str] = field(default_factory=list[str])
+    finish_reason: str = ""
+    finish_message: str = ""
+    block_reason: str | None = None
+    block_message: str = ""
+    candidates: int = 0
+    usage: Json = field(default_factory=dict[str, Any])
+    model_version: str = ""
+    response_id: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts).strip()
+
+
+def read_reply(status: int, headers: Headers, body: bytes | memoryview) -> Reply:
+    """The image in an answer, or the error that says why there is none.
+
+    HTTP 200 is not success: an image is looked for in every place that gateways put one,
+    and the last that is no thought is taken.
+
+    Args:
+        status: HTTP status.
+        headers: Names in lower case.
+        body: The whole body: one JSON document, a JSON array, SSE lines, or anything else.
+
+    Raises:
+        N1nError: In its class; see the tree in `n1n_prefect.errors`.
+    """
+    if not 200 <= status < 300:
+        raise failure.error_from(status, headers, body)
+    answer = _Answer()
+    for document in _documents(body, request_id_of(headers)):
+        if document.get("error"):
+            raise failure.error_within(status, headers, document)
+        _gather(answer, document)
+        del document  # megabytes of signature, before the image is decoded beside them
+    return _reply(answer, request_id_of(headers))
+
+
+def _documents(body: bytes | memoryview, request_id: str) -> Iterator[Json]:
+    view = memoryview(body)
+    start = bytes(view[:64]).lstrip()
+    if start.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
+        yield from _sse_documents(view, request_id)
+        return
+    document = _json(view, request_id)
+    if isinstance(document, list):
+        yield from (chunk for chunk in document if isinstance(chunk, dict))
+    elif isinstance(document, dict):
+        yield document
+    else:
+        raise _malformed(f"JSON that is no object ({type(document).__name__})", request_id)
+
+
+def _sse_documents(view: memoryview, request_id: str) -> Iterator[Json]:
+    """The JSON of each `data:` line; an error may stand between them without the prefix."""
+    body = view.obj if isinstance(view.obj, bytes) and len(view.obj) == len(view) else bytes(view)
+    start = 0
+    bare = bytearray()
+    while start < len(body):
+        end = body.find(b"\n", start)
+        end = len(body) if end < 0 else end
+        if body.startswith(b"data:", start):
+            line = view[start + 5 : end]
+            if bytes(line[:8]).strip() not in (b"", b"[DONE]"):
+                yield _json(line, request_id)
+        elif body[start : start + 1] in (b"{", b"}", b" ", b"\t", b'"'):
+            bare += view[start : end + 1]
+        start = end + 1
+    if bare.strip():
+        yield _json(memoryview(bare), request_id)
+
+
+def _json(view: memoryview, request_id: str) -> Any:
+    try:
+        return orjson.loads(view)
+    except orjson.JSONDecodeError as exc:
+        raise _malformed(_what_it_is(view, exc), request_id) from None
+
+
+def _what_it_is(view: memoryview, exc: orjson.JSONDecodeError) -> str:
+    start = bytes(view[:200]).strip()
+    if not start:
+        return "an empty body"
+    if start.startswith(b"<"):
+        return f"an HTML page ({excerpt(start.decode('utf-8', 'replace'), 80)!r})"
+    if start.startswith((b"{", b"[")):
+        return f"JSON that ends or breaks at character {exc.pos} of {len(view)} bytes"
+    return f"no JSON ({excerpt(start.decode('utf-8', 'replace'), 80)!r})"
+
+
+def _malformed(what: str, request_id: str) -> errors.MalformedReplyError:
+    return errors.MalformedReplyError(
+        f"The gateway said success and sent {what}. The call may have been charged; "
+        "if it happens again, look at the proxy between here and the gateway.",
+        request_id,
+    )
+
+
+def _field(document: Json, name: str) -> Any:
+    """A field in Google's spelling or, as some gateways have it, in snake case."""
+    if name in document:
+        return document[name]
+    return document.get(re.sub(r"[A-Z]", lambda match: "_" + match[0].lower(), name))
+
+
+def _gather(answer: _Answer, document: Json) -> None:
+    answer.usage = _field(document, "usageMetadata") or answer.usage
+    answer.model_version = _field(document, "modelVersion") or answer.model_version
+    answer.response_id = _field(document, "responseId") or answer.response_id
+    feedback = _field(document, "promptFeedback") or {}
+    if _field(feedback, "blockReason") or _field(feedback, "blockReasonMessage"):
+        answer.block_reason = _field(feedback, "blockReason") or ""
+        answer.block_message = _field(feedback, "blockReasonMessage") or ""
+    for candidate in _objects(document.get("candidates")):
+        answer.candidates += 1
+        answer.finish_reason = _field(candidate, "finishReason") or answer.finish_reason
+        answer.finish_message = _field(candidate, "finishMessage") or answer.finish_message
+        for part in _objects((candidate.get("content") or {}).get("parts")):
+            _gather_part(answer, part)
+    for item in _objects(document.get("data")):
+        image = item.get("b64_json") or item.get("url")
+        if image:
+            answer.finals.append(image)
+
+
+def _objects(value: object) -> Iterator[Json]:
+    """The objects of what should be a list, whatever it is."""
+    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
+
+
+def _gather_part(answer: _Answer, part: Json) -> None:
+    inline = _field(part, "inlineData") or {}
+    file = _field(part, "fileData") or {}
+    image = inline.get("data") or _field(file, "fileUri") or part.get("url")
+    if isinstance(image, str) and image:
+        (answer.drafts if part.get("thought") else answer.finals).append(image)
+    text = part.get("text")
+    if isinstance(text, str) and not part.get("thought"):
+        answer.texts.append(text)
+
+
+def _reply(answer: _Answer, request_id: str) -> Reply:
+    image, text = _image_of(answer)
+    if not image:
+        raise _why_no_image(answer, request_id)
+    is_address = image.startswith(("http://", "https://"))
+    return Reply(
+        data=b"" if is_address else _decoded(image, request_id),
+        url=image if is_address else "",
+        text=text,
+        finish_reason=answer.finish_reason,
+        usage=_usage(answer.usage),
+        model_version=answer.model_version,
+        response_id=answer.response_id,
+        request_id=request_id,
+    )
+
+
+def _image_of(answer: _Answer) -> tuple[str, str]:
+    """The image to take, and the model's text without it."""
+    if answer.finals:
+        return answer.finals[-1].removeprefix("data:").partition("base64,")[2] or answer.finals[-1], answer.text
+    text = answer.text
+    for pattern in (_DATA_URI, _MARKDOWN_IMAGE, _IMAGE_ADDRESS):
+        found = list(pattern.finditer(text))
+        if found:
+            return found[-1][found[-1].lastindex or 0], _MARKDOWN_REST.sub("", pattern.sub("", text)).strip()
+    if lone := _LONE_ADDRESS.fullmatch(text):
+        return lone[1], ""
+    return (answer.drafts[-1] if answer.drafts else ""), text
+
+
+def _decoded(image: str, request_id: str) -> bytes:
+    """Base64 to bytes, refusing what the lenient decoder would skip."""
+    if len(image) % 4 == 0 and (data := _lenient(image)) and len(data) == _expected_length(image):
+        return data
+    tidy = "".join(image.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    tidy += "=" * (-len(tidy) % 4)
+    data = _lenient(tidy)
+    if not data or len(data) != _expected_length(tidy):
+        raise _malformed(f"an image in bad base64 ({len(image)} characters)", request_id)
+    return data
+
+
+def _lenient(image: str) -> bytes:
+    try:
+        return binascii.a2b_base64(image)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _expected_length(image: str) -> int:
+    return len(image) // 4 * 3 - (image[-2:].count("="))
+
+
+def _why_no_image(answer: _Answer, request_id: str) -> errors.N1nError:
+    """The error for an answer without an image, in the order that gateways make sense in."""
+    if not answer.candidates and answer.block_reason is not None:
+        reason = answer.block_reason or "no reason given"
+        return _refusal(f"The prompt was blocked ({reason})", reason, answer.block_message, request_id)
+    reason, words = answer.finish_reason, answer.finish_message or answer.text
+    if reason in _REFUSALS:
+        return _refusal(f"The model refused ({reason})", reason, words, request_id)
+    usage = _usage(answer.usage)
+    if not answer.candidates and usage.total_tokens and not usage.output_text_tokens and not usage.output_image_tokens:
+        return _refusal("The prompt was rejected without a reason", "", "", request_id)
+    drew_nothing = f" ({reason})" if reason else ""
+    said = f"{_quoted(words)} " if words else "and said nothing. "
+    return errors.NoImageError(
+        f"The model answered without an image{drew_nothing} {said}One more try is reasonable; "
+        "if it stays so, ask for a picture in the prompt's first words.",
+        request_id,
+        finish_reason=reason,
+        model_text=words,
+        charged="yes" if usage.output_text_tokens or usage.output_image_tokens else None,
+    )
+
+
+def _refusal(what: str, reason: str, words: str, request_id: str) -> errors.RefusedError:
+    said = f" {_quoted(words)}" if words else ""
+    return errors.RefusedError(
+        f"{what}{said}. Change the prompt or the input images.".replace("..", "."),
+        request_id,
+        finish_reason=reason,
+        model_text=words,
+        is_transient=reason in _FLAKY_REFUSALS,
+    )
+
+
+def _quoted(words: str) -> str:
+    return f"and said: {excerpt(errors.without_secrets(words), 400)}"
+
+
+def _usage(reported: Json) -> Usage:
+    """Tokens by kind; output that no modality explains counts as text, as it is billed."""
+    prompt = _count(reported, "promptTokenCount") + _count(reported, "toolUsePromptTokenCount")
+    prompt_images = _modality(reported, "promptTokensDetails", "IMAGE")
+    output = _count(reported, "candidatesTokenCount")
+    has_details = bool(_field(reported, "candidatesTokensDetails"))
+    output_images = _modality(reported, "candidatesTokensDetails", "IMAGE") if has_details else output
+    return Usage(
+        input_text_tokens=max(prompt - prompt_images, 0),
+        input_image_tokens=prompt_images,
+        output_text_tokens=max(output - output_images, 0),
+        output_image_tokens=output_images,
+        thinking_tokens=_count(reported, "thoughtsTokenCount"),
+        total_tokens=_count(reported, "totalTokenCount"),
+    )
+
+
+def _count(reported: Json, name: str) -> int:
+    value = _field(reported, name)
+    return int(value) if isinstance(value, (int, float)) else 0
+
+
+def _modality(reported: Json, name: str, modality: str) -> int:
+    details = _objects(_field(reported, name))
+    return sum(_count(detail, "tokenCount") for detail in details if detail.get("modality") == modality)

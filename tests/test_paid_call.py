@@ -1,0 +1,368 @@
+"""The paid sequence, killed at every step and answered in every way."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from n1n_prefect import errors
+from n1n_prefect.images import ImageRequest, Spending
+from n1n_prefect.paid_call import (
+    Describe, Fetch, Forget, Models, PaidCall, Read, Recall, Reserve, Send, Write, arun, journal_key, run,
+)  # fmt: skip
+from n1n_prefect.sources import LoadedRequest
+from n1n_prefect.spool import SpooledReply
+
+SAMPLES = Path(__file__).parent / "samples"
+KEY = "k" * 64
+
+
+def reply(name="gemini/pro-thinking.json", status=200, **headers):
+    body = (SAMPLES / name).read_bytes()
+    return SpooledReply(status, {n.replace("_", "-"): v for n, v in headers.items()}, memoryview(body))
+
+
+class Killed(BaseException):
+    """What SIGKILL would be, if a test could look at what it leaves."""
+
+
+@dataclass
+class World:
+    """Everything outside the sequence: storage, spool and a gateway that plays a script."""
+
+    script: list = field(default_factory=lambda: [reply()])
+    stored: dict = field(default_factory=dict)
+    spooled: dict = field(default_factory=dict)
+    fetched: object = b""
+    paid: int = 0
+    trail: list = field(default_factory=list)
+    kill_at: int | None = None
+    kill_after: bool = False
+
+    def do(self, step):
+        number = len(self.trail)
+        self.trail.append(type(step).__name__ + (f" {step.key.rpartition('/')[2]}" if isinstance(step, (Read, Write)) else ""))
+        if number == self.kill_at and not self.kill_after:
+            raise Killed
+        answer = self._do(step)
+        if number == self.kill_at:
+            raise Killed
+        return answer
+
+    async def ado(self, step):
+        return self.do(step)
+
+    def _do(self, step):
+        match step:
+            case Read(key):
+                return self.stored.get(key)
+            case Write(key, data):
+                self.stored[key] = bytes(data)
+            case Describe(key):
+                return {"uri": f"mem:/{key}", "storage_block_id": "", "storage_key": key}
+            case Recall(name):
+                return self.spooled.get(name)
+            case Forget(name):
+                self.spooled.pop(name, None)
+            case Send(_, name):
+                return self._send(name)
+            case Fetch():
+                if isinstance(self.fetched, Exception):
+                    raise self.fetched
+                return self.fetched
+            case Models():
+                return ["model-a", "model-b"]
+            case Reserve():
+                return None
+
+    def _send(self, name):
+        self.paid += 1
+        answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        self.spooled[name] = answer
+        return answer
+
+
+def call(spending=None, **options):
+    return PaidCall(LoadedRequest(request=ImageRequest("a red fox", **options), images=()), KEY, spending or Spending())
+
+
+def made(world, **options):
+    return run(call(**options).steps(), world.do)
+
+
+def journal(world):
+    return {key.rpartition("/")[2]: json.loads(data) for key, data in world.stored.items() if "journal" in key}
+
+
+class TestTheStraightWay:
+    def test_sent_is_written_before_the_call_and_answered_after_the_bytes(self):
+        world = World()
+        made(world)
+        assert world.trail == [
+            "Read 0.sent", "Write 0.sent", "Send", "Describe", world.trail[4], "Write 0.answered", "Forget",
+        ]  # fmt: skip
+        assert world.trail[4].endswith(".png")
+
+    def test_the_image_is_a_reference_to_the_bytes_as_sent(self):
+        world = World()
+        image = made(world, aspect_ratio="16:9", model="gemini-3-pro-image", image_size="1K")
+        assert world.stored[image.storage_key].startswith(b"\x89PNG")
+        assert (image.media_type, image.width, image.height) == ("image/png", 2, 1)  # said to be a JPEG
+        assert (image.aspect_ratio, image.image_size, image.model) == ("16:9", "1K", "gemini-3-pro-image")
+        assert (image.request_key, image.reused, image.prompt_excerpt) == (KEY, False, "a red fox")
+        assert image.estimated_cost_usd == pytest.approx((14 * 2 + (163 + 174) * 12 + 1120 * 120) / 1e6)
+
+    async def test_the_async_driver_takes_the_same_steps(self):
+        sync, other = World(), World()
+        image = made(sync)
+        assert await arun(call().steps(), other.ado) == image
+        assert other.trail == sync.trail
+
+    def test_the_second_time_it_is_found_and_nothing_is_paid(self):
+        world = World()
+        first = made(world)
+        again = made(world)
+        assert world.paid == 1
+        assert again.reused
+        assert again.sha256 == first.sha256
+        assert again.usage == first.usage
+
+    def test_the_whole_text_is_in_the_journal(self):
+        world = World()
+        made(world)
+        assert journal(world)["0.answered"]["text"] == "Here is your fox."
+
+    def test_what_cannot_work_touches_nothing(self):
+        world = World()
+        with pytest.raises(errors.InvalidRequestError) as caught:
+            made(world, aspect_ratio="3:1")
+        assert world.trail == []
+        assert caught.value.request_key == KEY
+
+    def test_a_refresh_pays_for_a_new_answer_and_keeps_the_old(self):
+        world = World()
+        made(world)
+        from dataclasses import replace
+
+        image = run(replace(call(), refresh=True).steps(), world.do)
+        assert (world.paid, image.reused) == (2, False)
+        assert {"0.answered", "1.answered"} <= set(journal(world))
+
+    def test_staging_that_cannot_be_written_spends_nothing(self):
+        world = World()
+
+        def broken(step):
+            if isinstance(step, Write):
+                raise errors.StagingError("disk full")
+            return world.do(step)
+
+        with pytest.raises(errors.StagingError):
+            run(call().steps(), broken)
+        assert world.paid == 0
+
+    def test_a_journal_that_cannot_be_read_spends_nothing(self):
+        world = World()
+
+        def broken(step):
+            if isinstance(step, Read):
+                raise errors.JournalUnreadableError("denied")
+            return world.do(step)
+
+        with pytest.raises(errors.JournalUnreadableError):
+            run(call().steps(), broken)
+        assert world.paid == 0
+
+    def test_a_record_of_an_unknown_schema_spends_nothing(self):
+        world = World(stored={journal_key(KEY, 0, "sent"): b'{"schema": 99}'})
+        with pytest.raises(errors.JournalUnreadableError, match="99"):
+            made(world)
+        assert world.paid == 0
+
+
+class TestKilled:
+    STEPS = 7
+
+    @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+    @pytest.mark.parametrize("step", range(STEPS))
+    def test_after_a_kill_at_any_step_the_image_comes_and_is_paid_once_if_its_answer_was_read(self, step, after):
+        world = World(kill_at=step, kill_after=after)
+        with pytest.raises(Killed):
+            made(world)
+        paid_before = world.paid
+        world.kill_at = None
+        image = made(world)
+        assert image.sha256
+        answer_was_read = paid_before == 1
+        assert world.paid == 1 if answer_was_read or paid_before == 0 else 2
+        assert world.spooled == {}
+
+    def test_a_kill_while_the_answer_is_under_way_is_known_to_be_unknown(self):
+        world = World(script=[Killed()])
+        with pytest.raises(Killed):
+            made(world)
+        assert set(journal(world)) == {"0.sent"}
+        with pytest.raises(errors.OutcomeUnknownError, match="on_unknown_outcome") as caught:
+            made(world, spending=Spending(on_unknown_outcome="fail"))
+        assert (caught.value.is_transient, world.paid) == (False, 1)
+
+    def test_a_torn_sent_was_never_sent(self):
+        world = World(stored={journal_key(KEY, 0, "sent"): b'{"sche'})
+        made(world, spending=Spending(on_unknown_outcome="fail"))
+        assert world.paid == 1
+
+    def test_a_torn_answered_is_an_unknown_outcome(self):
+        world = World()
+        made(world)
+        world.stored[journal_key(KEY, 0, "answered")] = b""
+        with pytest.raises(errors.OutcomeUnknownError):
+            made(world, spending=Spending(on_unknown_outcome="fail"))
+
+
+class TestUnknownOutcomes:
+    LOST = errors.OutcomeUnknownError("lost")
+
+    def lost(self):
+        return errors.OutcomeUnknownError("lost")
+
+    def test_by_default_it_is_made_again_once(self):
+        world = World(script=[self.lost(), self.lost(), self.lost()])
+        with pytest.raises(errors.OutcomeUnknownError) as first:
+            made(world)
+        assert first.value.is_transient
+        with pytest.raises(errors.OutcomeUnknownError) as second:
+            made(world)
+        assert not second.value.is_transient
+        with pytest.raises(errors.OutcomeUnknownError):
+            made(world)
+        assert world.paid == 2
+
+    def test_fail_means_that_not_even_the_first_is_worth_a_retry(self):
+        world = World(script=[self.lost()])
+        with pytest.raises(errors.OutcomeUnknownError) as caught:
+            made(world, spending=Spending(on_unknown_outcome="fail"))
+        assert not caught.value.is_transient
+
+    @pytest.mark.parametrize("status", [504, 524])
+    def test_a_proxy_that_stopped_waiting(self, status):
+        world = World(script=[reply("errors/cloudflare-524.html", status), reply()])
+        with pytest.raises(errors.OutcomeUnknownError) as caught:
+            made(world)
+        assert caught.value.charged == "unknown"
+        assert world.spooled == {}
+        assert made(world).sha256
+
+    def test_an_image_after_an_unknown_one_is_found_first(self):
+        world = World(script=[self.lost(), reply()])
+        with pytest.raises(errors.OutcomeUnknownError):
+            made(world)
+        made(world)
+        assert made(world).reused
+        assert world.paid == 2
+
+
+class TestFailures:
+    def test_not_reached_is_known_not_to_be_paid(self):
+        world = World(script=[errors.GatewayError("refused"), reply()])
+        with pytest.raises(errors.GatewayError):
+            made(world)
+        assert journal(world)["0.answered"]["outcome"] == "failed"
+        made(world, spending=Spending(on_unknown_outcome="fail"))
+
+    def test_a_rate_limit_is_transient_as_often_as_it_comes(self):
+        world = World(script=[reply("errors/google-retry-info.json", 429)])
+        for _ in range(6):
+            with pytest.raises(errors.RateLimitError) as caught:
+                made(world)
+            assert (caught.value.is_transient, caught.value.retry_after_seconds) == (True, 34.4)
+
+    def test_a_refusal_is_replayed_free(self):
+        world = World(script=[reply("gemini/blocked-prompt.json"), reply()])
+        with pytest.raises(errors.RefusedError) as first:
+            made(world)
+        with pytest.raises(errors.RefusedError, match="nothing was paid now") as second:
+            made(world)
+        assert world.paid == 1
+        assert second.value.model_text == first.value.model_text == "The prompt is not allowed."
+        assert not second.value.is_transient
+
+    @pytest.mark.parametrize("name", ["gemini/no-image.json", "gemini/refused-image-safety.json"])
+    def test_no_image_and_flaky_refusals_have_a_budget_of_their_own(self, name):
+        world = World(script=[reply(name)])
+        with pytest.raises(errors.N1nError) as first:
+            made(world)
+        with pytest.raises(errors.N1nError) as second:
+            made(world)
+        with pytest.raises(errors.N1nError) as third:
+            made(world)
+        assert [e.value.is_transient for e in (first, second, third)] == [True, False, False]
+        assert world.paid == 2
+
+    def test_no_budget_at_all(self):
+        world = World(script=[reply("gemini/no-image.json")])
+        with pytest.raises(errors.NoImageError) as caught:
+            made(world, spending=Spending(no_image_retries=0))
+        assert not caught.value.is_transient
+
+    def test_a_missing_model_names_those_the_key_has(self):
+        with pytest.raises(errors.ModelNotAvailableError, match="It serves: model-a, model-b"):
+            made(World(script=[reply("errors/no-channel.json", 503)]))
+
+    def test_an_echoed_key_is_not_written_down(self, tmp_path):
+        from dataclasses import replace
+
+        body = json.dumps({"error": {"message": "bad key hush-hush"}}).encode()
+        world = World(script=[SpooledReply(401, {}, memoryview(body))])
+        with pytest.raises(errors.AuthenticationError):
+            run(replace(call(), secret="hush-hush").steps(), world.do)
+        assert b"hush-hush" not in b"".join(world.stored.values())
+
+    def test_what_is_no_image_was_paid_for_and_is_bounded(self):
+        import base64
+
+        body = {"candidates": [{"content": {"parts": [{"inlineData": {"data": base64.b64encode(b"<html>no</html>").decode()}}]}}]}
+        world = World(script=[SpooledReply(200, {}, memoryview(json.dumps(body).encode()))])
+        with pytest.raises(errors.MalformedReplyError) as caught:
+            made(world)
+        assert caught.value.charged == "yes"
+        with pytest.raises(errors.MalformedReplyError) as caught:
+            made(world)
+        assert not caught.value.is_transient
+
+
+class TestAddresses:
+    def test_an_image_given_by_address_is_fetched_and_staged(self):
+        png = (SAMPLES / "gemini").joinpath("openai-b64.json")
+        import base64
+
+        data = base64.b64decode(json.loads(png.read_text())["data"][0]["b64_json"])
+        world = World(script=[reply("gemini/parts-url.json")], fetched=data)
+        assert world.stored.get(made(world).storage_key) == data
+
+    def test_one_that_cannot_be_fetched_is_fetched_again_without_paying(self):
+        world = World(script=[reply("gemini/parts-url.json")], fetched=errors.SourceError("404"))
+        with pytest.raises(errors.SourceError) as caught:
+            made(world)
+        assert (caught.value.charged, caught.value.is_transient) == ("yes", True)
+        import base64
+
+        data = json.loads((SAMPLES / "gemini/openai-b64.json").read_text())["data"][0]["b64_json"]
+        world.fetched = base64.b64decode(data)
+        assert made(world).sha256
+        assert world.paid == 1
+
+
+class TestBudget:
+    def test_what_was_not_charged_is_given_back(self):
+        world, amounts = World(script=[errors.GatewayError("refused")]), []
+
+        def do(step):
+            if isinstance(step, Reserve):
+                amounts.append(step.usd)
+            return world.do(step)
+
+        with pytest.raises(errors.GatewayError):
+            run(call(Spending(max_usd_per_run=1)).steps(), do)
+        assert len(amounts) == 2
+        assert amounts[0] == -amounts[1] > 0.03
