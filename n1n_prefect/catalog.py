@@ -14,6 +14,10 @@ from pydantic.dataclasses import dataclass
 AspectRatio = Literal[
     "1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9", "1:4", "4:1", "1:8", "8:1"
 ]  # fmt: skip
+ImageModel = Literal[
+    "gemini-2.5-flash-image", "gemini-3-pro-image", "gemini-3.1-flash-image", "gemini-3.1-flash-lite-image",
+    "gemini-nano-banana-2.1",
+]  # fmt: skip
 ImageSize = Literal["512", "1K", "2K", "4K"]
 Pixels = tuple[int, int]
 
@@ -88,9 +92,9 @@ class Model:
         """The width and height the model's table promises, in pixels, or None where there is no table."""
         if not self.image_sizes:
             return _NANO_BANANA.get(aspect_ratio)
-        if aspect_ratio not in self.aspect_ratios:
-            return None
         size = image_size or "1K"
+        if aspect_ratio not in self.aspect_ratios or size not in _FACTOR:
+            return None
         if (aspect_ratio, size) in _ODD:
             return _ODD[aspect_ratio, size]
         width, height = _AT_1K[aspect_ratio]

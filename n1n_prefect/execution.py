@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from opentelemetry import trace
 from prefect.blocks.core import Block
 from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
@@ -313,7 +312,8 @@ def reported(model: str = "", image: GeneratedImage | None = None) -> Iterator[N
         error.image = error.image or image
         remember_failure(error)
         line = f"{type(error).__name__}: {error} [charged: {error.charged}]"
-        telemetry.get_logger().log(logging.ERROR, line)  # a traceback says nothing to who watches a run
+        # Without a traceback, which says nothing to who watches a run.
+        telemetry.get_logger().log(logging.WARNING if error.is_transient else logging.ERROR, line)
         telemetry.emit(_EVENTS.get(type(error), "failed"), image=image, error=error, model=model)
         raise
 
@@ -336,7 +336,7 @@ def _noted(job: Job, image: GeneratedImage, *, joined: bool) -> GeneratedImage:
         seconds = time.monotonic() - job.started
         logger.info("Generated %s, %s, in %.1f s", facts, _dollars(image.estimated_cost_usd), seconds)
     telemetry.emit("reused" if image.reused else "generated", image=image)
-    trace.get_current_span().set_attributes(telemetry.image_attributes(image))
+    telemetry.annotate_image(image)
     return image
 
 

@@ -1,8 +1,10 @@
 """How each item ended: errors, results and futures of any chain, as rows of one report."""
 
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 from uuid import UUID
@@ -116,13 +118,7 @@ def _outcome_of_future(item: Any, id: str) -> ImageOutcome:  # noqa: A002
         return outcome_of(item)
     item.wait()
     outcome = _outcome_of_state(item.state)
-    return outcome if outcome.id != "?" else _named(outcome, id)
-
-
-def _named(outcome: ImageOutcome, id: str) -> ImageOutcome:  # noqa: A002
-    from dataclasses import replace
-
-    return replace(outcome, id=id)
+    return outcome if outcome.id != "?" else replace(outcome, id=id)
 
 
 def _outcome_of_state(state: State[Any]) -> ImageOutcome:
@@ -152,11 +148,28 @@ def _outcome_of_task_run(task_run_id: UUID) -> ImageOutcome:
         error = _failures.get(task_run_id)
     if error is not None:
         return outcome_of(error)
+    state = _state_on_server(task_run_id)
+    return _outcome_of_state(state) if state else ImageOutcome("?", "failed", "An earlier task failed; see its log.")
+
+
+_PATIENCE_SECONDS = (0.0, 1.0, 3.0, 6.0, 10.0)
+
+
+def _state_on_server(task_run_id: UUID) -> State[Any] | None:
+    """The state of a task that ran in another process; the server learns of it some seconds later."""
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
 
     with get_client(sync_client=True) as client:
-        state = client.read_task_run(task_run_id).state
-    return _outcome_of_state(state) if state else ImageOutcome("?", "pending", "Not started.")
+        for seconds in _PATIENCE_SECONDS:
+            time.sleep(seconds)
+            try:
+                state = client.read_task_run(task_run_id).state
+            except ObjectNotFound:
+                continue
+            if state and (state.is_final() or state.name == "NotReady"):
+                return state
+    return None
 
 
 def _outcome_in_words(message: str) -> ImageOutcome:

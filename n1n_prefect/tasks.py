@@ -346,14 +346,14 @@ def _uploaded(
     require_block(destination, S3Location, "destination")
     _require(image, (GeneratedImage, UploadedImage), "image")
     paid = image if isinstance(image, GeneratedImage) else image.original
-    with telemetry.span("n1n.upload") as span, reported(image.model, paid):
+    with telemetry.span("n1n.upload"), reported(image.model, paid):
         where: Any = {"name": name, "key": key, "if_exists": if_exists, "metadata": metadata}
         if isinstance(image, GeneratedImage):
             uploaded = destination.put_image(image.read_bytes(), image=image, **where)
         else:
             uploaded = destination.copy_image(image, **where)
         uploaded = replace(uploaded, original=paid)
-        span.set_attributes(telemetry.upload_attributes(uploaded))
+        telemetry.annotate_upload(uploaded)
         telemetry.get_logger().info("%s %s", "Uploaded" if uploaded.created else "Already there:", uploaded.uri)
         telemetry.emit("uploaded" if uploaded.created else "already_there", image=paid, uploaded=uploaded)
     return uploaded

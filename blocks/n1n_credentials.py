@@ -1,0 +1,12 @@
+"""Saves the n1n Credentials block `default` from `N1N_API_KEY`, and `N1N_BASE_URL` if it is set; safe to run again."""
+
+import os
+
+from n1n_prefect import N1nCredentials
+
+credentials = N1nCredentials(
+    api_key=os.environ["N1N_API_KEY"],
+    base_url=os.environ.get("N1N_BASE_URL", "https://api.n1n.ai"),
+)
+credentials.save(os.environ.get("N1N_CREDENTIALS_BLOCK", "default"), overwrite=True)
+print("Saved the n1n Credentials block; pick it in a form, or N1nCredentials.load('default').")
