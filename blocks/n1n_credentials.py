@@ -2,10 +2,12 @@
 
 import os
 
+from pydantic import SecretStr
+
 from n1n_prefect import N1nCredentials
 
 credentials = N1nCredentials(
-    api_key=os.environ["N1N_API_KEY"],
+    api_key=SecretStr(os.environ["N1N_API_KEY"]),
     base_url=os.environ.get("N1N_BASE_URL", "https://api.n1n.ai"),
 )
 credentials.save(os.environ.get("N1N_CREDENTIALS_BLOCK", "default"), overwrite=True)

@@ -27,11 +27,11 @@ from n1n_prefect.catalog import AspectRatio, ImageModel
 async def edit_to_s3(
     images: Annotated[
         list[str],
-        Field(min_length=1, description="Images to edit: s3://bucket/key, https://…, or paths below the working folder."),
+        Field(min_length=1, description="What to edit: s3://bucket/key, https://…, or paths below the working folder."),
     ],
     instruction: Annotated[str, Field(min_length=1, description="What to change in each of them.")],
     credentials: Annotated[N1nCredentials, Field(description="Who pays.")],
-    destination: Annotated[S3Location, Field(description="Where the results go, and where s3:// images are read from.")],
+    destination: Annotated[S3Location, Field(description="Where the results go, and s3:// images come from.")],
     model: Annotated[ImageModel, Field(description="The image model.")] = "gemini-2.5-flash-image",
     aspect_ratio: Annotated[
         AspectRatio | Literal["as input"], Field(description="Width to height of the results.")
@@ -64,6 +64,6 @@ if __name__ == "__main__":
     parser.add_argument("--credentials", default="default", help="name of an n1n Credentials block")
     parser.add_argument("--destination", default="default", help="name of an S3 Image Location block")
     given = parser.parse_args()
-    blocks = N1nCredentials.load(given.credentials), S3Location.load(given.destination)
-    for outcome in asyncio.run(edit_to_s3(given.images, given.instruction, *blocks)):
+    credentials, destination = N1nCredentials.load(given.credentials), S3Location.load(given.destination)
+    for outcome in asyncio.run(edit_to_s3(given.images, given.instruction, credentials, destination)):
         print(outcome.status, outcome.uploaded.uri if outcome.uploaded else outcome.reason)

@@ -24,7 +24,7 @@ from n1n_prefect import (
 from n1n_prefect.catalog import AspectRatio, ImageModel, ImageSize
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=8))  # pyright: ignore[reportArgumentType]
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=8))
 def generate_to_s3(
     prompts: Annotated[list[str], Field(min_length=1, description="What to draw: one image for each prompt.")],
     credentials: Annotated[N1nCredentials, Field(description="Who pays.")],

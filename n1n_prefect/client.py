@@ -7,7 +7,7 @@ Every decision stands once, in plain functions; the two clients differ in `await
 import asyncio
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,8 +18,9 @@ import httpx
 import orjson
 
 from n1n_prefect import __about__, errors
+from n1n_prefect.https import fetch_https
 from n1n_prefect.images import ImageRequest, ImageSource, as_request
-from n1n_prefect.sources import LoadedRequest, fetch_https, load_request
+from n1n_prefect.sources import LoadedRequest, as_sources, load_request
 from n1n_prefect.wire import failure, gemini
 from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
 
@@ -97,7 +98,7 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.
 
 
 @contextmanager
-def translated(timeout_seconds: float) -> Iterator[None]:
+def translated(timeout_seconds: float) -> Generator[None]:
     """Turns every httpx failure into an error of ours, told apart by whether the request had left.
 
     Raises:
@@ -336,7 +337,7 @@ class AsyncN1nClient(_Common):
 
 
 def _loaded(prompt: str | ImageRequest, images: Sequence[ImageSource], options: dict[str, Any]) -> LoadedRequest:
-    loaded = load_request(as_request(prompt, images, **options))
+    loaded = load_request(as_request(prompt, as_sources(images), **options))
     gemini.check(loaded)
     return loaded
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from n1n_prefect import budget, errors, pools, telemetry
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.errors import InvalidRequestError, N1nError, StagingError
 from n1n_prefect.flights import SingleFlight
+from n1n_prefect.https import fetch_https
 from n1n_prefect.images import GeneratedImage, ImageRequest, Spending
 from n1n_prefect.outcomes import remember_failure
 from n1n_prefect.paid_call import (
@@ -36,7 +37,7 @@ from n1n_prefect.paid_call import (
 )  # fmt: skip
 from n1n_prefect.policies import current_scope
 from n1n_prefect.settings import settings
-from n1n_prefect.sources import fetch_https, load_request
+from n1n_prefect.sources import load_request
 from n1n_prefect.spool import Spool, SpooledReply
 from n1n_prefect.staging import current_storage, spool_folder
 from n1n_prefect.wire import gemini
@@ -177,7 +178,7 @@ class Hands:
         return _spooled(self.job, step.name)
 
     @contextmanager
-    def _slots(self) -> Iterator[None]:
+    def _slots(self) -> Generator[None]:
         with ExitStack() as stack:
             stack.enter_context(pools.in_flight(self.job.credentials).slot())
             if self.job.credentials.concurrency_limit:
@@ -216,7 +217,7 @@ class AsyncHands:
         return await asyncio.to_thread(_spooled, self.job, step.name)
 
     @asynccontextmanager
-    async def _slots(self) -> AsyncIterator[None]:
+    async def _slots(self) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(pools.in_flight(self.job.credentials).aslot())
             if self.job.credentials.concurrency_limit:
@@ -256,7 +257,7 @@ def _stored(job: Job, step: Step) -> Any:
 
 
 @contextmanager
-def _spooling() -> Iterator[None]:
+def _spooling() -> Generator[None]:
     try:
         yield
     except OSError as exc:
@@ -278,7 +279,7 @@ def _spooled(job: Job, name: str) -> SpooledReply:
 
 
 @contextmanager
-def _observed(job: Job) -> Iterator[None]:
+def _observed(job: Job) -> Generator[None]:
     call = job.call
     attributes = telemetry.request_attributes(
         call.loaded.request, base_url=job.credentials.base_url, request_key=call.key
@@ -301,7 +302,7 @@ def _be_patient(error: N1nError, spending: Spending) -> None:
 
 
 @contextmanager
-def reported(model: str = "", image: GeneratedImage | None = None) -> Iterator[None]:
+def reported(model: str = "", image: GeneratedImage | None = None) -> Generator[None]:
     """Logs an error, emits its event and remembers it for `gather_outcomes`, then lets it go on.
 
     Prefect writes no log line when a retry condition says no.
@@ -318,7 +319,7 @@ def reported(model: str = "", image: GeneratedImage | None = None) -> Iterator[N
         raise
 
 
-_EVENTS: dict[type[N1nError], str] = {
+_EVENTS: dict[type[N1nError], telemetry.EventKind] = {
     errors.RefusedError: "refused",
     errors.NoImageError: "no_image",
     errors.ImageValidationError: "invalid",

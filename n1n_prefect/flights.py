@@ -6,7 +6,7 @@ Both work across threads and event loops at once, since one Prefect process has 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from typing import Generic, TypeVar
@@ -28,7 +28,7 @@ class InFlight:
         self._waiting: deque[Future[None]] = deque()
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
+    def slot(self) -> Generator[None]:
         """Holds a slot; waits in this thread until one is free."""
         turn = self._join()
         try:
@@ -42,7 +42,7 @@ class InFlight:
             self._release()
 
     @asynccontextmanager
-    async def aslot(self) -> AsyncIterator[None]:
+    async def aslot(self) -> AsyncGenerator[None]:
         """Holds a slot; waits in this event loop until one is free."""
         turn = self._join()
         try:
@@ -129,7 +129,7 @@ class SingleFlight(Generic[T]):
             return flight, True
 
     @contextmanager
-    def _leading(self, key: str, flight: "Future[T]") -> Iterator[None]:
+    def _leading(self, key: str, flight: "Future[T]") -> Generator[None]:
         try:
             yield
         finally:

@@ -447,7 +447,7 @@ def _is_ratio(aspect_ratio: str | None) -> bool:
     return bool(aspect_ratio and ":" in aspect_ratio)
 
 
-def as_request(prompt: "str | ImageRequest", images: Sequence[ImageSource] = (), **options: Any) -> ImageRequest:
+def as_request(prompt: object, images: Sequence[ImageSource] = (), **options: Any) -> ImageRequest:
     """The request that a task's arguments make.
 
     A whole `ImageRequest` in place of the prompt is taken as it is; options beside it

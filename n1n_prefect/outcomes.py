@@ -60,7 +60,7 @@ def outcome_of(result: object, id: str = "", *, attempts: int = 1) -> ImageOutco
         case ImageOutcome():
             return result
         case UploadedImage():
-            status = "uploaded" if result.created else "already_there"
+            status: OutcomeStatus = "uploaded" if result.created else "already_there"
             return _row(id, result.request_key, status, "", result.original, result, attempts)
         case GeneratedImage():
             return _row(id, result.request_key, "pending", "Generated and not uploaded.", result, None, attempts)
@@ -86,7 +86,7 @@ def _row(
 
 
 def _failed(id: str, error: N1nError, attempts: int) -> ImageOutcome:  # noqa: A002
-    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), "failed")
+    status: OutcomeStatus = next((status for kind, status in _STATUSES if isinstance(error, kind)), "failed")
     image = error.image if isinstance(error.image, GeneratedImage) else None
     return ImageOutcome(
         id or error.request_key[:12] or "?",

@@ -421,10 +421,10 @@ def _replayed(attempt: Attempt) -> N1nError:
             "pass sample= for a new one.",
             is_transient=False,
         )
-    known = dict(attempt.record["error"])
+    known: dict[str, Any] = dict(attempt.record["error"], is_transient=False)
     kind = getattr(errors, known.pop("class"), N1nError)
     message = f"Known from an earlier attempt, nothing was paid now: {known.pop('message')}"
-    return kind(message, known.pop("request_id"), **(known | {"is_transient": False}))
+    return kind(message, known.pop("request_id"), **known)
 
 
 def _name_models(error: N1nError, models: list[str]) -> None:

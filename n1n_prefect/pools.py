@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -36,7 +36,7 @@ def shared_client(credentials: N1nCredentials) -> N1nClient:
 
 
 @asynccontextmanager
-async def leased_client(credentials: N1nCredentials) -> AsyncIterator[AsyncN1nClient]:
+async def leased_client(credentials: N1nCredentials) -> AsyncGenerator[AsyncN1nClient]:
     """The event loop's client for these credentials, closed when its last call ends.
 
     Calls that overlap share connections; a loop that makes a single call leaves nothing open.

@@ -73,9 +73,7 @@ _TOKENS_PER_INPUT_IMAGE = 1120  # Vertex model cards for 3.x; 2.5 is not pinned 
 _CHARACTERS_PER_TOKEN = 4
 
 
-def estimate_usd(
-    request: ImageRequest, *, factor: float = 1.0, own: Mapping[str, Price] | None = None
-) -> float | None:
+def estimate_usd(request: ImageRequest, *, factor: float = 1.0, own: Mapping[str, Price] | None = None) -> float | None:
     """Estimated US dollars of a request before it is made, or None for a model without a price.
 
     Thoughts cannot be known beforehand and are not counted.

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ class Spool:
         self.folder = folder
 
     @contextmanager
-    def arriving(self, name: str) -> Iterator["Arrival"]:
+    def arriving(self, name: str) -> "Generator[Arrival]":
         """A sink for a reply; it counts only if `whole` is called before the end."""
         part = self._path(name).with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -491,19 +491,22 @@ class _Item:
         return 1 + (self.arguments["regenerations"] if self.arguments["on_invalid"] == "regenerate" else 0)
 
     def steps(self) -> Generator[Any, Any, UploadedImage]:
-        """Pay and validate until an image is good, then upload it."""
-        given = self.arguments
-        for take in range(self.takes):
-            image = yield _Pay(take)
-            self.paid.append(image)
+        """Pay and validate until an image is good, and upload it."""
+        last = self.takes - 1
+        for take in range(last):
             try:
-                yield _Do(partial(_validated, image, given["spec"]))
-                break
-            except ImageValidationError:
-                if take + 1 == self.takes:
-                    raise
-        upload = (given[name] for name in ("destination", "name", "key", "if_exists", "metadata"))
-        return (yield _Do(partial(_uploaded, image, *upload)))
+                return (yield from self._take(take))
+            except ImageValidationError:  # noqa: PERF203 - each take is a paid call
+                continue
+        return (yield from self._take(last))
+
+    def _take(self, take: int) -> Generator[Any, Any, UploadedImage]:
+        given = self.arguments
+        image = yield _Pay(take)
+        self.paid.append(image)
+        yield _Do(partial(_validated, image, given["spec"]))
+        where = (given[name] for name in ("destination", "name", "key", "if_exists", "metadata"))
+        return (yield _Do(partial(_uploaded, image, *where)))
 
     def do(self, step: Any) -> Any:
         """Carries out a step in this thread."""

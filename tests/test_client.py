@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from n1n_prefect import errors
 from n1n_prefect.client import AsyncN1nClient, N1nClient, translated
 from n1n_prefect.wire.exchange import HttpRequest
@@ -166,13 +167,14 @@ class TestGenerate:
         assert KEY not in repr(caught.value.args)
 
 
-class TestModels:
-    GEMINI = {"models": [{"name": "models/b-image"}, {"name": "models/a-image"}]}
-    OPENAI = {"object": "list", "data": [{"id": "z"}, {"id": "y"}]}
+GEMINI = {"models": [{"name": "models/b-image"}, {"name": "models/a-image"}]}
+OPENAI = {"object": "list", "data": [{"id": "z"}, {"id": "y"}]}
 
+
+class TestModels:
     def test_geminis_list_comes_first(self):
         asked = []
-        asking = client(lambda request: asked.append(request.url.path) or httpx.Response(200, json=self.GEMINI))
+        asking = client(lambda request: asked.append(request.url.path) or httpx.Response(200, json=GEMINI))
         assert asking.models() == ["a-image", "b-image"]
         assert asked == ["/v1beta/models"]
 
@@ -181,7 +183,7 @@ class TestModels:
         def handler(request):
             if "v1beta" in request.url.path:
                 return httpx.Response(status, content=b"<html>")
-            return httpx.Response(200, json=self.OPENAI)
+            return httpx.Response(200, json=OPENAI)
 
         assert client(handler).models() == ["y", "z"]
         async with aclient(handler) as asking:

@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from n1n_prefect.flights import InFlight, SingleFlight
 
 

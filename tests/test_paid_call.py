@@ -5,10 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from n1n_prefect import errors
 from n1n_prefect.images import ImageRequest, Spending
 from n1n_prefect.paid_call import (
-    Describe, Fetch, Forget, Models, PaidCall, Read, Recall, Reserve, Send, Write, arun, journal_key, run,
+    Describe,
+    Fetch,
+    Forget,
+    Models,
+    PaidCall,
+    Read,
+    Recall,
+    Reserve,
+    Send,
+    Write,
+    arun,
+    journal_key,
+    run,
 )  # fmt: skip
 from n1n_prefect.sources import LoadedRequest
 from n1n_prefect.spool import SpooledReply
@@ -41,7 +54,9 @@ class World:
 
     def do(self, step):
         number = len(self.trail)
-        self.trail.append(type(step).__name__ + (f" {step.key.rpartition('/')[2]}" if isinstance(step, (Read, Write)) else ""))
+        self.trail.append(
+            type(step).__name__ + (f" {step.key.rpartition('/')[2]}" if isinstance(step, (Read, Write)) else "")
+        )
         if number == self.kill_at and not self.kill_after:
             raise Killed
         answer = self._do(step)
@@ -52,7 +67,7 @@ class World:
     async def ado(self, step):
         return self.do(step)
 
-    def _do(self, step):
+    def _do(self, step):  # noqa: C901 - one case a step
         match step:
             case Read(key):
                 return self.stored.get(key)
@@ -73,7 +88,8 @@ class World:
             case Models():
                 return ["model-a", "model-b"]
             case Reserve():
-                return None
+                pass
+        return None
 
     def _send(self, name):
         self.paid += 1
@@ -321,7 +337,11 @@ class TestFailures:
     def test_what_is_no_image_was_paid_for_and_is_bounded(self):
         import base64
 
-        body = {"candidates": [{"content": {"parts": [{"inlineData": {"data": base64.b64encode(b"<html>no</html>").decode()}}]}}]}
+        body = {
+            "candidates": [
+                {"content": {"parts": [{"inlineData": {"data": base64.b64encode(b"<html>no</html>").decode()}}]}}
+            ]
+        }
         world = World(script=[SpooledReply(200, {}, memoryview(json.dumps(body).encode()))])
         with pytest.raises(errors.MalformedReplyError) as caught:
             made(world)

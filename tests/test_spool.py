@@ -1,6 +1,7 @@
 """Replies are whole in the spool, or not there."""
 
 import pytest
+
 from n1n_prefect.client import ReplyHead
 from n1n_prefect.spool import Spool
 
@@ -10,7 +11,8 @@ def spool(tmp_path):
     return Spool(tmp_path / "spool")
 
 
-def put(spool, name, body=b"body", head=ReplyHead(200, {"content-type": "application/json"})):
+def put(spool, name, body=b"body", head=None):
+    head = head or ReplyHead(200, {"content-type": "application/json"})
     with spool.arriving(name) as arrival:
         arrival.write(body)
         arrival.whole(head)
@@ -31,9 +33,13 @@ class TestSpool:
 
     @pytest.mark.parametrize("exc", [OSError, KeyboardInterrupt])
     def test_a_broken_arrival_leaves_nothing(self, spool, exc):
-        with pytest.raises(exc), spool.arriving("k-0") as arrival:
-            arrival.write(b"half")
-            raise exc
+        def break_off():
+            with spool.arriving("k-0") as arrival:
+                arrival.write(b"half")
+                raise exc
+
+        with pytest.raises(exc):
+            break_off()
         assert spool.find("k-0") is None
         assert list(spool.folder.iterdir()) == []
 

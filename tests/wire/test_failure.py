@@ -7,6 +7,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+
 from n1n_prefect import errors
 from n1n_prefect.wire.failure import error_from
 
@@ -51,7 +52,10 @@ class TestEnvelopes:
         assert str(recorded(401, "gateway.json")).count("202511010203") == 1
         assert error(500, b"", x_oneapi_request_id="h1").request_id == "h1"
 
-    @pytest.mark.parametrize("body", [b"", b"null", b'"text"', b"[]", b"[[1]]", {"error": None}, {"error": "plain"}, {"detail": [{"msg": "x"}]}])
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"null", b'"text"', b"[]", b"[[1]]", {"error": None}, {"error": "plain"}, {"detail": [{"msg": "x"}]}],
+    )
     def test_a_strange_body_is_still_an_error_of_its_status(self, body):
         assert type(error(502, body)) is errors.GatewayError
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from n1n_prefect import catalog, errors
 from n1n_prefect.images import ImageRequest
 from n1n_prefect.sources import LoadedImage, LoadedRequest
@@ -257,7 +258,9 @@ class TestNoImage:
     @pytest.mark.parametrize("reason", ["SAFETY", "OTHER", "BLOCKLIST", "IMAGE_SAFETY", "JAILBREAK", "NEW_ONE"])
     def test_every_block_of_a_prompt_is_a_refusal(self, reason):
         with pytest.raises(errors.RefusedError, match=reason):
-            gemini.read_reply(200, {}, json.dumps({"candidates": [], "promptFeedback": {"blockReason": reason}}).encode())
+            gemini.read_reply(
+                200, {}, json.dumps({"candidates": [], "promptFeedback": {"blockReason": reason}}).encode()
+            )
 
     def test_words_that_were_billed_are_said_to_be(self):
         with pytest.raises(errors.NoImageError) as caught:

@@ -1,0 +1,639 @@
+"""The two blocks that people fill in: the gateway's key, and where images go in S3.
+
+Field descriptions are what the Prefect UI shows. Nothing live hangs on a block: clients are
+made on demand, so that blocks pickle, copy and travel to workers.
+"""
+
+import dataclasses
+import difflib
+import ipaddress
+import logging
+import os
+import re
+from abc import ABC
+from collections.abc import Generator, Iterable, Mapping
+from datetime import datetime, timezone
+from functools import lru_cache
+from threading import Lock
+from typing import Any, ClassVar, Literal, NoReturn
+from urllib.parse import urlencode, urlsplit
+
+from prefect.blocks.abstract import CredentialsBlock
+from prefect.blocks.core import Block
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
+
+from n1n_prefect import s3
+from n1n_prefect.client import DEFAULT_BASE_URL, AsyncN1nClient, N1nClient
+from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError, without_secrets
+from n1n_prefect.images import GeneratedImage, UploadedImage
+from n1n_prefect.pricing import Price
+
+_HOME = "https://github.com/n1n-prefect/n1n-prefect"
+_LOGO = HttpUrl("https://raw.githubusercontent.com/n1n-prefect/n1n-prefect/main/docs/logo.png")
+_logger = logging.getLogger(__name__)
+
+
+class _CarefulBlock(Block, ABC):
+    """A block that refuses misspelt fields and masked secrets, keeps secrets out of errors, and is never mapped over.
+
+    Raises:
+        InvalidRequestError: A field is unknown or its value unusable; the message names it and the remedy.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **fields: Any) -> None:
+        wrong = _unknown_fields(type(self), fields)
+        try:
+            if not wrong:
+                super().__init__(**fields)
+        except ValidationError as exc:
+            wrong = "; ".join(map(_said, exc.errors(include_url=False, include_input=False)))
+        # Raised out here, without pydantic's error behind it: that one holds the input, and so the key.
+        if wrong:
+            raise InvalidRequestError(f"{type(self).__name__}: {wrong}")
+
+    @field_validator("*")
+    @classmethod
+    def _not_masked(cls, value: Any) -> Any:
+        secret = value.get_secret_value() if isinstance(value, SecretStr) else ""
+        if secret and not secret.strip("*"):
+            raise ValueError(
+                "it is only asterisks, which is how Prefect shows a secret: a block passed by value was masked on its "
+                "way. Pass it by reference, {'$ref': {'block_document_id': …}}, or load it by name in the flow"
+            )
+        return value
+
+    def __iter__(self) -> NoReturn:
+        # Prefect's .map would take the block for a list of its fields.
+        raise InvalidRequestError(
+            f"{type(self).__name__} is one value, not a list; in .map wrap it in unmapped(…), for instance "
+            "credentials=unmapped(credentials) or destination=unmapped(destination)."
+        )
+
+    # What dict(block) uses in place of iteration; Prefect walks over parameters with it.
+
+    def keys(self) -> Iterable[str]:
+        """The names of the fields."""
+        return dict(_items(self)).keys()
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(_items(self))[name]
+
+
+def _items(block: BaseModel) -> Generator[tuple[str, Any], None, None]:
+    return BaseModel.__iter__(block)
+
+
+def _unknown_fields(block: type[Block], fields: Mapping[str, Any]) -> str:
+    """What is wrong with the names of the fields, with the nearest right one; empty if nothing is."""
+    known = [*block.model_fields]
+    ours = {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
+    for name in sorted(fields.keys() - {*known} - ours):
+        near = difflib.get_close_matches(name, known, 1)
+        return f"no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}.")
+    return ""
+
+
+def _said(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    what = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
+
+
+class N1nCredentials(_CarefulBlock, CredentialsBlock):
+    """Holds an n1n API key and how calls with it are made.
+
+    Example:
+        Load stored credentials and generate an image:
+        ```python
+        from n1n_prefect import N1nCredentials, generate_image
+
+        credentials = N1nCredentials.load("BLOCK_NAME")
+        image = generate_image("A red fox in the snow", credentials=credentials)
+        ```
+    """
+
+    _block_type_name = "n1n Credentials"
+    _block_type_slug = "n1n-credentials"
+    _description = "An API key of the n1n image gateway, and how calls with it are made, bounded and priced."
+    _documentation_url = HttpUrl(f"{_HOME}#credentials-block")
+    _logo_url = _LOGO
+
+    api_key: SecretStr = Field(
+        title="API key", description="The gateway's API key, as its console shows it, without the word Bearer."
+    )
+    base_url: str = Field(
+        default=DEFAULT_BASE_URL,
+        title="Base URL",
+        description="The gateway's address. Other n1n hosts and compatible gateways work too.",
+    )
+    timeout_seconds: float = Field(
+        default=300,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long to wait for a whole reply, in seconds. A call cut short may have been billed.",
+    )
+    account: str = Field(
+        default="default",
+        min_length=1,
+        description=(
+            "Whose images these are. Blocks with the same account share results, so that a rotated key pays nothing "
+            "again; give tenants that must not share different names."
+        ),
+    )
+    max_in_flight: int = Field(default=8, ge=1, description="The most calls at once from one process.")
+    concurrency_limit: str = Field(
+        default="",
+        description="Name of a Prefect global concurrency limit, where several workers share this key. Empty for none.",
+    )
+    price_factor: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="What this gateway group charges, as a multiple of list prices. Used for estimates only.",
+    )
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description=(
+            'Your own prices by model, in US dollars per million tokens: {"model": {"input": 0.3, "text": 2.5, '
+            '"image": 30}}, with "per_image" for a flat price. List prices hold for the others.'
+        ),
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _usable_key(cls, api_key: SecretStr) -> SecretStr:
+        key = api_key.get_secret_value()
+        if not key:
+            raise ValueError("it is empty; copy the key from the gateway's console")
+        if key.lower().startswith("bearer"):
+            raise ValueError("it starts with 'Bearer'; give the key alone")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError("it has spaces, line breaks or letters that no key has; copy it again, the key alone")
+        return api_key
+
+    @field_validator("base_url")
+    @classmethod
+    def _usable_address(cls, base_url: str) -> str:
+        address = _checked_address(base_url)
+        host = urlsplit(address).hostname or ""
+        if address.startswith("http://") and not _is_loopback(host):
+            raise ValueError(f"http:// would send the key in clear to {host!r}; write https://")
+        return address.removesuffix("/v1beta").removesuffix("/v1").rstrip("/")
+
+    def get_client(self) -> N1nClient:
+        """A client for synchronous code; close it, or use it in a `with` block."""
+        return N1nClient(self.api_key.get_secret_value(), self.base_url, timeout_seconds=self.timeout_seconds)
+
+    def get_async_client(self) -> AsyncN1nClient:
+        """A client for asynchronous code; close it, or use it in an `async with` block."""
+        return AsyncN1nClient(self.api_key.get_secret_value(), self.base_url, timeout_seconds=self.timeout_seconds)
+
+
+def _checked_address(url: str) -> str:
+    """An http or https address without a trailing slash, query or credentials."""
+    address = url.strip().rstrip("/")
+    if "@" in address:
+        raise ValueError("it has credentials in it; they belong in their own fields")
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError as exc:
+        raise ValueError(f"it is no address ({exc}); write https://host") from None
+    if parts.scheme not in ("http", "https") or not host or re.search(r"\s", address):
+        raise ValueError(f"{without_secrets(url)!r} is no address; write https://host")
+    if parts.query or parts.fragment or "?" in address or "#" in address:
+        raise ValueError("it has a query or fragment; write the address alone")
+    return address
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class S3Location(_CarefulBlock):
+    """Says where in S3, or in a store that speaks its protocol, images are read from and put.
+
+    Example:
+        Load a stored location and upload an image to it:
+        ```python
+        from n1n_prefect import S3Location, upload_image
+
+        destination = S3Location.load("BLOCK_NAME")
+        uploaded = upload_image(image, destination=destination)
+        ```
+    """
+
+    _block_type_name = "S3 Image Location"
+    _block_type_slug = "s3-image-location"
+    _description = "A bucket and prefix in S3, or in a compatible store, where images are read from and put."
+    _documentation_url = HttpUrl(f"{_HOME}#s3-location-block")
+    _logo_url = _LOGO
+
+    bucket: str = Field(description="The bucket's name, without s3:// and without a path.")
+    prefix: str = Field(default="", description="What comes before every key, such as products/summer. May be empty.")
+    aws_access_key_id: str = Field(
+        default="",
+        title="Access key ID",
+        description="Leave empty to use the machine's own role, profile or environment, as boto3 finds it.",
+    )
+    aws_secret_access_key: SecretStr = Field(
+        default=SecretStr(""), title="Secret access key", description="Belongs to the access key ID."
+    )
+    aws_session_token: SecretStr = Field(
+        default=SecretStr(""), title="Session token", description="Only for temporary credentials; they expire."
+    )
+    region_name: str = Field(
+        default="", title="Region", description="The bucket's region, such as eu-central-1. Empty for boto3's default."
+    )
+    endpoint_url: str = Field(
+        default="",
+        title="Endpoint URL",
+        description="Address of a store other than AWS, such as https://minio.example.com:9000. Empty for AWS.",
+    )
+    addressing_style: s3.AddressingStyle = Field(
+        default="auto",
+        description=(
+            "Whether the bucket stands in the path or in the host name. Automatic means the host name on AWS and the "
+            "path elsewhere; Aliyun OSS needs virtual."
+        ),
+    )
+    key_template: str = Field(
+        default=s3.DEFAULT_KEY_TEMPLATE,
+        description=(
+            "How keys are made, from {prefix}, {sha256}, {extension}, {name}, {date}, {model} and {request_key}. Empty "
+            "parts between slashes vanish. {name} is what the flow passes as name, such as a SKU; {date} is the day of "
+            "the upload in UTC."
+        ),
+    )
+    storage_class: str = Field(
+        default="", description="Such as STANDARD_IA or INTELLIGENT_TIERING. Empty for the bucket's default."
+    )
+    server_side_encryption: Literal["", "AES256", "aws:kms"] = Field(
+        default="", description="Encryption at rest. Empty for the bucket's default."
+    )
+    kms_key_id: str = Field(
+        default="",
+        title="KMS key ID",
+        description="The key for aws:kms encryption. Empty for the account's default key.",
+    )
+    tags: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=10,
+        description="At most 10 tags that every object gets, for lifecycle rules and cost reports.",
+    )
+    conditional_put: s3.ConditionalPut = Field(
+        default="auto",
+        description=(
+            "How an existing object is protected. Automatic sends If-None-Match with every upload and, on stores "
+            "other than AWS, looks first as well, since some ignore the header or do not know it. Always relies on "
+            "the header alone and saves one request; a store that ignores it then overwrites. Never only looks first. "
+            "Where a store does not obey the header, two writers at the same moment may both write, and the later "
+            "one wins."
+        ),
+    )
+    checksum: s3.Checksum = Field(
+        default="sha256",
+        description=(
+            "What the store verifies the bytes by and keeps. Use md5, or none, for stores that do not know SHA-256 "
+            "checksums."
+        ),
+    )
+
+    @field_validator("bucket")
+    @classmethod
+    def _usable_bucket(cls, bucket: str) -> str:
+        bare, _, rest = bucket.strip().removeprefix("s3://").strip("/").partition("/")
+        if rest or "://" in bucket or "/" in bucket:
+            raise ValueError(f"{bucket!r} is more than a name; write bucket={bare!r} and prefix={rest!r}")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", bare):
+            raise ValueError(f"{bucket!r} is no bucket's name; they have letters, digits, dots and hyphens")
+        return bare
+
+    @field_validator("prefix")
+    @classmethod
+    def _usable_prefix(cls, prefix: str) -> str:
+        if "://" in prefix:
+            raise ValueError(f"{prefix!r} is an address; give the part after the bucket alone")
+        if "{" in prefix or "}" in prefix:
+            raise ValueError(f"{prefix!r} is taken as it stands; names in braces belong in key_template")
+        parts = [part for part in prefix.strip().split("/") if part]
+        return s3.check_key("/".join(parts)) if parts else ""
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _usable_endpoint(cls, endpoint_url: str) -> str:
+        return _checked_address(endpoint_url) if endpoint_url.strip() else ""
+
+    @field_validator("aws_access_key_id", "region_name", "storage_class", "kms_key_id")
+    @classmethod
+    def _without_space(cls, value: str) -> str:
+        return value.strip()
+
+    @field_validator("aws_secret_access_key", "aws_session_token")
+    @classmethod
+    def _no_space_in_secrets(cls, secret: SecretStr) -> SecretStr:
+        if re.search(r"\s", secret.get_secret_value()):
+            raise ValueError("it has spaces or line breaks; copy it again, the secret alone")
+        return secret
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "S3Location":
+        if bool(self.aws_access_key_id) != bool(self.aws_secret_access_key.get_secret_value()):
+            raise ValueError("aws_access_key_id and aws_secret_access_key go together; give both, or neither")
+        if self.aws_session_token.get_secret_value() and not self.aws_access_key_id:
+            raise ValueError("aws_session_token is given without aws_access_key_id and aws_secret_access_key")
+        if self.kms_key_id and self.server_side_encryption != "aws:kms":
+            raise ValueError("kms_key_id needs server_side_encryption='aws:kms'")
+        sample = "name" if "{name}" in self.key_template else None
+        self._fill("0" * 64, "image/png", "model", "0" * 64, sample)
+        return self
+
+    def get_client(self) -> Any:
+        """The boto3 client for this location; one a process, shared by threads."""
+        with s3.location_errors(UploadError, doing="connect to", bucket=self.bucket), _clients_lock:
+            return _client(
+                os.getpid(),
+                self.aws_access_key_id,
+                self.aws_secret_access_key,
+                self.aws_session_token,
+                self.region_name,
+                self.endpoint_url,
+                self.addressing_style,
+            )
+
+    def uri_of(self, key: str) -> str:
+        """A key as an `s3://` address."""
+        return f"s3://{self.bucket}/{key}"
+
+    def key_for(self, image: GeneratedImage | UploadedImage, *, name: str | None = None, key: str | None = None) -> str:
+        """The key an image gets: what the template makes, or `key` itself where that is given.
+
+        Raises:
+            InvalidRequestError: Both a name and a key are given, or the key is not usable.
+        """
+        if key is None:
+            return self._fill(image.sha256, image.media_type, image.model, image.request_key, name)
+        if name is not None:
+            raise InvalidRequestError(f"name={name!r} and key={key!r} are both given; a key is used as it stands.")
+        return s3.check_key(key)
+
+    def _fill(self, sha256: str, media_type: str, model: str, request_key: str, name: str | None) -> str:
+        return s3.fill_key(
+            self.key_template,
+            prefix=self.prefix,
+            sha256=sha256,
+            extension=s3.extension_of(media_type),
+            name=name,
+            date=datetime.now(timezone.utc).date().isoformat(),
+            model=model,
+            request_key=request_key,
+        )
+
+    def put_image(
+        self,
+        data: bytes,
+        *,
+        image: GeneratedImage,
+        name: str | None = None,
+        key: str | None = None,
+        if_exists: s3.IfExists = "fail",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> UploadedImage:
+        """Puts an image's original bytes into the bucket, see `n1n_prefect.s3.put`.
+
+        Args:
+            data: The original bytes.
+            image: What they are; said in the object's metadata under keys that start with `n1n-`.
+            name: Fills `{name}` in the key template.
+            key: The whole key, in place of the template's.
+            if_exists: What to do about an object with other bytes: `fail`, `keep` it, or `replace` it.
+            metadata: Your own metadata beside ours.
+
+        Returns:
+            The object. Where another one was kept, its own SHA-256 (empty if unknown) and length, no
+            media type and no pixels, and `created` False.
+
+        Raises:
+            InvalidRequestError: The name, key or metadata is not usable.
+            UploadError: The store refused or could not be reached, or holds another object there.
+        """
+        if len(data) != image.size_bytes:
+            raise InvalidRequestError(f"{len(data):,} bytes were given for an image of {image.size_bytes:,}.")
+        at = self.key_for(image, name=name, key=key)
+        done = s3.put(
+            self.get_client(),
+            bucket=self.bucket,
+            key=at,
+            data=data,
+            sha256=image.sha256,
+            media_type=image.media_type,
+            metadata={**_origin_of(image), **_own(metadata)},
+            if_exists=if_exists,
+            conditional=self.conditional_put,
+            checksum=self.checksum,
+            extra_args=self._extra_args(),
+        )
+        return self._uploaded(image, at, done, original=image)
+
+    def copy_image(
+        self,
+        uploaded: UploadedImage,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        if_exists: s3.IfExists = "fail",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> UploadedImage:
+        """Copies an uploaded image to this location inside the store, see `n1n_prefect.s3.copy`.
+
+        The arguments are those of `put_image`; metadata is added to what the source has.
+        """
+        at = self.key_for(uploaded, name=name, key=key)
+        done = s3.copy(
+            self.get_client(),
+            source_bucket=uploaded.bucket,
+            source_key=uploaded.key,
+            bucket=self.bucket,
+            key=at,
+            sha256=uploaded.sha256,
+            size_bytes=uploaded.size_bytes,
+            metadata=_own(metadata),
+            if_exists=if_exists,
+            extra_args={**self._extra_args(), **({"TaggingDirective": "REPLACE"} if self.tags else {})},
+        )
+        return self._uploaded(uploaded, at, done, original=uploaded.original)
+
+    def _extra_args(self) -> dict[str, str]:
+        given = {
+            "StorageClass": self.storage_class,
+            "ServerSideEncryption": self.server_side_encryption,
+            "SSEKMSKeyId": self.kms_key_id,
+            "Tagging": urlencode(self.tags),
+        }
+        return {name: value for name, value in given.items() if value}
+
+    def _uploaded(
+        self, image: GeneratedImage | UploadedImage, key: str, done: s3.Put, original: GeneratedImage | None
+    ) -> UploadedImage:
+        uploaded = UploadedImage(
+            bucket=self.bucket,
+            key=key,
+            sha256=done.sha256,
+            media_type=image.media_type,
+            width=image.width,
+            height=image.height,
+            size_bytes=done.size_bytes,
+            etag=done.etag,
+            version_id=done.version_id,
+            model=image.model,
+            request_key=image.request_key,
+            estimated_cost_usd=image.estimated_cost_usd,
+            created=done.created,
+            original=original,
+        )
+        if not done.kept_other:
+            return uploaded
+        _logger.warning("%s holds another image and was kept; %s was not uploaded.", uploaded.uri, image.sha256)
+        return dataclasses.replace(uploaded, media_type="", width=0, height=0)
+
+    def read(self, bucket: str, key: str, max_bytes: int) -> bytes:
+        """The bytes of an object in any bucket that these credentials may read.
+
+        Raises:
+            SourceError: It is missing, forbidden, out of reach, or larger than `max_bytes`.
+        """
+        return s3.read(self.get_client(), bucket, key, max_bytes, error=SourceError)
+
+    @classmethod
+    def from_block(
+        cls, block: Any, *, bucket: str | None = None, prefix: str | None = None, **fields: Any
+    ) -> "S3Location":
+        """The location that a prefect-aws block describes.
+
+        Args:
+            block: An `S3Bucket`, `AwsCredentials` or `MinIOCredentials` block, or another `S3Location`.
+            bucket: The bucket's name; needed where the block names none.
+            prefix: In place of the block's folder.
+            **fields: Other fields of `S3Location`.
+
+        Raises:
+            InvalidRequestError: The block is of another kind, names no bucket, or says something that a
+                location cannot keep, such as an assumed role.
+        """
+        given = {"bucket": bucket, "prefix": prefix, **fields}
+        made: dict[str, Any] = {
+            **_fields_of(block, fields),
+            **{name: value for name, value in given.items() if value is not None},
+        }
+        if "bucket" not in made:
+            raise InvalidRequestError(f"{type(block).__name__} names no bucket; pass bucket=.")
+        return cls(**made)
+
+
+_clients_lock = Lock()
+
+
+@lru_cache(maxsize=16)
+def _client(
+    _process: int,
+    key_id: str,
+    secret: SecretStr,
+    token: SecretStr,
+    region: str,
+    endpoint: str,
+    style: s3.AddressingStyle,
+) -> Any:
+    return s3.make_client(
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret.get_secret_value(),
+        aws_session_token=token.get_secret_value(),
+        region_name=region,
+        endpoint_url=endpoint,
+        addressing_style=style,
+    )
+
+
+def _origin_of(image: GeneratedImage) -> dict[str, Any]:
+    """How an image came about, as metadata; the prompt stays out, since buckets are often shared."""
+    about = {
+        "model": image.model,
+        "model-version": image.model_version,
+        "request-key": image.request_key,
+        "response-id": image.response_id,
+        "aspect-ratio": image.aspect_ratio,
+        "image-size": image.image_size,
+        "width": image.width,
+        "height": image.height,
+        "media-type": image.media_type,
+    }
+    return {f"n1n-{name}": value for name, value in about.items() if value}
+
+
+def _own(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    for key in metadata or {}:
+        if key.lower() == "sha256" or key.lower().startswith("n1n-"):
+            raise InvalidRequestError(f"metadata key {key!r} is one of ours; choose another.")
+    return dict(metadata or {})
+
+
+def _fields_of(block: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a location that another block's fields make; those that were given are not needed from it."""
+    if isinstance(block, S3Location):
+        return {name: getattr(block, name) for name in S3Location.model_fields}
+    if hasattr(block, "bucket_name") and hasattr(block, "credentials"):
+        folder = {"bucket": block.bucket_name, "prefix": block.bucket_folder or ""}
+        return {**_fields_of(block.credentials, given), **folder}
+    if not hasattr(block, "aws_client_parameters"):
+        raise InvalidRequestError(
+            f"{type(block).__name__} is no S3 block; give an S3Bucket, AwsCredentials, MinIOCredentials or S3Location."
+        )
+    _refuse_what_is_lost(block)
+    fields = {"region_name": block.region_name or "", **_connection_of(block.aws_client_parameters)}
+    if not hasattr(block, "minio_root_user"):
+        return {**fields, **_aws_keys_of(block)}
+    if not fields["endpoint_url"] and not given.get("endpoint_url"):
+        raise InvalidRequestError(
+            f"{type(block).__name__} says no endpoint_url in its aws_client_parameters, and would mean AWS; pass "
+            "endpoint_url=."
+        )
+    return {**fields, "aws_access_key_id": block.minio_root_user, "aws_secret_access_key": block.minio_root_password}
+
+
+def _aws_keys_of(block: Any) -> dict[str, Any]:
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    return {name: getattr(block, name) for name in names if getattr(block, name)}
+
+
+def _connection_of(parameters: Any) -> dict[str, str]:
+    """Endpoint and addressing of a prefect-aws block's client parameters."""
+    config = dict(parameters.config or {})
+    style = (config.pop("s3", None) or {}).get("addressing_style")
+    if config:
+        _logger.warning("Of aws_client_parameters.config, %s is not taken over.", ", ".join(sorted(config)))
+    return {"endpoint_url": parameters.endpoint_url or "", "addressing_style": style or "auto"}
+
+
+def _refuse_what_is_lost(block: Any) -> None:
+    """Refuses what a location has no place for and would be missed."""
+    parameters = block.aws_client_parameters
+    lost = {
+        "profile_name": (getattr(block, "profile_name", None), "set AWS_PROFILE where the flow runs"),
+        "assume_role_arn": (
+            getattr(block, "assume_role_arn", None),
+            "let a profile with role_arn, or the machine's own role, assume it and set AWS_PROFILE where the flow runs",
+        ),
+        "verify": (parameters.verify not in (None, True), "set AWS_CA_BUNDLE to your authority's certificates"),
+        "verify_cert_path": (parameters.verify_cert_path, "set AWS_CA_BUNDLE to it where the flow runs"),
+        "use_ssl": (not parameters.use_ssl and not parameters.endpoint_url, "give an http:// endpoint_url"),
+    }
+    for name, (value, remedy) in lost.items():
+        if value:
+            raise InvalidRequestError(
+                f"{type(block).__name__} sets {name}, which an S3Location does not have; {remedy}, and make the "
+                "S3Location without it."
+            )

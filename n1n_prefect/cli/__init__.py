@@ -1,0 +1,49 @@
+"""The command `n1n-prefect`: one module for each subcommand.
+
+A module says `NAME`, `HELP`, `add_arguments(parser)` and `run(args) -> int`, and imports
+what is heavy inside `run`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from n1n_prefect.__about__ import __version__
+from n1n_prefect.cli import demo, gateway, models
+from n1n_prefect.errors import N1nError, without_secrets
+
+COMMANDS = (demo, gateway, models)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand and gives the exit code: 0 done, 1 failed, 2 called wrongly.
+
+    Args:
+        argv: The arguments; those of the process if not given.
+    """
+    parser = _parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as exc:  # argparse has said what is wrong, or shown its help
+        return int(exc.code or 0)
+    try:
+        return int(args.run(args))
+    except (N1nError, OSError) as exc:
+        print(f"n1n-prefect {args.command}: {without_secrets(str(exc))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="n1n-prefect", description="Images from the n1n gateway in Prefect flows.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"n1n-prefect {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        own = commands.add_parser(command.NAME, help=command.HELP, description=command.HELP, allow_abbrev=False)
+        command.add_arguments(own)
+        own.set_defaults(run=command.run)
+    return parser

@@ -1,0 +1,83 @@
+"""Measures the package beside what people would write: `python -m tests.benchmarks`.
+
+Every figure stands beside its yardstick from the same run, since the machine's own speed
+varies. Nothing here passes or fails the test suite.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.benchmarks import importing, parsing
+from tests.benchmarks.measuring import Line
+
+_OUTPUT = Path("benchmark-output")
+
+
+def main() -> int:
+    options = _options()
+    started = time.monotonic()
+    lines: list[Line] = []
+    print(_environment(), flush=True)
+    for part in options.only:
+        for line in PARTS[part](options):
+            lines.append(line)
+            print(_row(line), flush=True)
+    seconds = time.monotonic() - started
+    path = _written(lines, seconds)
+    missed = [line.what for line in lines if line.verdict == "MISSED"]
+    print(f"\n{len(lines)} figures in {seconds:.0f} s, {len(missed)} goals missed; {path}")
+    return 0
+
+
+def _parsing(options: argparse.Namespace) -> Iterator[Line]:
+    return parsing.lines(options.rounds)
+
+
+def _importing(options: argparse.Namespace) -> Iterator[Line]:
+    return importing.lines(options.rounds)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {"parsing": _parsing, "import": _importing}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--only", type=_parts, default=list(PARTS), metavar="PART,…", help=", ".join(PARTS))
+    parser.add_argument("--images", type=int, default=150, help="images in each run of the pipeline")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each figure is measured")
+    return parser.parse_args()
+
+
+def _parts(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(PARTS):
+        raise argparse.ArgumentTypeError(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return names
+
+
+def _environment() -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("prefect", "pydantic", "httpx", "orjson", "boto3"))
+    return f"Python {platform.python_version()}, {packages}\n"
+
+
+def _row(line: Line) -> str:
+    goal = "" if line.at_most is None else f"≤ {line.at_most:g}"
+    return f"{line.part:9} {line.what:70} {line.value:8.3f} {line.unit:7} {goal:8} {line.verdict:7} {line.detail}"
+
+
+def _written(lines: list[Line], seconds: float) -> Path:
+    _OUTPUT.mkdir(exist_ok=True)
+    path = _OUTPUT / "benchmarks.json"
+    report = {"environment": _environment().strip(), "seconds": round(seconds), "lines": [line.as_dict() for line in lines]}
+    path.write_text(json.dumps(report, indent=2))
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

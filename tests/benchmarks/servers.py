@@ -1,0 +1,124 @@
+"""The servers that benchmarks talk to, each a process of its own on the loopback interface."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.benchmarks.measuring import ROOT
+
+_START_SECONDS = 180
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+}
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """A Prefect server with its own database; gives the API's address."""
+    port = _free_port()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with _running(command, f"http://127.0.0.1:{port}/api/health", {**_QUIET, "PREFECT_HOME": str(home)}):
+        yield f"http://127.0.0.1:{port}/api"
+
+
+@contextmanager
+def gateway() -> Iterator[str]:
+    """The local n1n gateway with prepared pictures, each answer unlike the others; gives its address."""
+    port = _free_port()
+    code = "import sys; from n1n_prefect.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "gateway", "--port", str(port), "--canned"]
+    with _running(command, f"http://127.0.0.1:{port}/ledger", {}):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """An S3 server that keeps objects in memory; gives its address."""
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, f"http://127.0.0.1:{port}/moto-api/", {}):
+        yield f"http://127.0.0.1:{port}"
+
+
+def forget_objects(endpoint_url: str) -> None:
+    """Empties moto, whose memory would otherwise fill over the rounds."""
+    urllib.request.urlopen(f"{endpoint_url}/moto-api/reset", data=b"").close()
+
+
+@contextmanager
+def scripted_gateway(bodies: list[bytes], media_type: str) -> Iterator[str]:
+    """A gateway in this process that answers every call with the next of some prepared bodies; gives its address."""
+    left = iter(bodies)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            body = next(left)
+            self.send_response(200)
+            self.send_header("content-type", media_type)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextmanager
+def _running(command: list[str], ready_url: str, env: dict[str, str]) -> Iterator[None]:
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until_ready(process, ready_url)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args} ended with {process.returncode}")
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(f"{process.args} was not ready within {_START_SECONDS} s")

@@ -1,0 +1,648 @@
+import asyncio
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import pickle
+import re
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from prefect import flow, task, unmapped
+from prefect.blocks.core import Block
+from prefect.testing.standard_test_suites import BlockStandardTestSuite
+from prefect.utilities.collections import visit_collection
+from prefect_aws import AwsClientParameters, AwsCredentials, MinIOCredentials, S3Bucket
+from pydantic import SecretStr, ValidationError
+
+from n1n_prefect import blocks
+from n1n_prefect.blocks import N1nCredentials, S3Location
+from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError
+from n1n_prefect.images import GeneratedImage, UploadedImage
+from n1n_prefect.pricing import Price
+from tests.s3_servers import Answer, S3Server, ScriptedStore, new_bucket
+
+FOX, OWL = b"\x89PNG a red fox", b"\x89PNG a snowy owl"
+KEY = "sk-0123456789abcdef"
+SECRET = "wJalrXUtnFEMI/K7MDENG"
+
+
+def image_of(data: bytes = FOX, **fields: Any) -> GeneratedImage:
+    usual = GeneratedImage(
+        uri="file:///staged/x",
+        sha256=hashlib.sha256(data).hexdigest(),
+        media_type="image/png",
+        width=1024,
+        height=768,
+        size_bytes=len(data),
+        model="gemini-2.5-flash-image",
+        request_key="rk-1",
+        aspect_ratio="4:3",
+        prompt_excerpt="A secret campaign with a red fox",
+        estimated_cost_usd=0.039,
+    )
+    return dataclasses.replace(usual, **fields)
+
+
+class _Standard(BlockStandardTestSuite):
+    def test_has_a_valid_image(self, block: type[Block]) -> None:
+        from PIL import Image
+
+        assert str(block._logo_url).endswith("/main/docs/logo.png")
+        with Image.open(Path(__file__).parent.parent / "docs" / "logo.png") as logo:
+            assert logo.size == (256, 256)
+            assert logo.format == "PNG"
+
+    def test_is_told_apart_from_others(self, block: type[Block]) -> None:
+        assert block.get_block_type_slug() in ("n1n-credentials", "s3-image-location")
+        assert str(block._documentation_url).startswith("https://github.com/n1n-prefect/n1n-prefect#")
+
+    def test_ui_shows_no_tabs_and_masks_secrets(self, block: type[Block]) -> None:
+        schema = block.model_json_schema()
+        assert "anyOf" not in json.dumps(schema["properties"])
+        secrets = {name for name, field in schema["properties"].items() if field.get("format") == "password"}
+        assert secrets == set(schema["secret_fields"])
+        assert secrets
+
+
+class TestN1nCredentialsStandard(_Standard):
+    @pytest.fixture
+    def block(self) -> type[N1nCredentials]:
+        return N1nCredentials
+
+
+class TestS3LocationStandard(_Standard):
+    @pytest.fixture
+    def block(self) -> type[S3Location]:
+        return S3Location
+
+
+@pytest.fixture(params=["credentials", "location"])
+def block(request: pytest.FixtureRequest) -> Block:
+    if request.param == "credentials":
+        return N1nCredentials(api_key=KEY, prices={"m": {"input": 1, "text": 2, "image": 3}})
+    return S3Location(bucket="shop", aws_access_key_id="AKIA1", aws_secret_access_key=SECRET, tags={"team": "pim"})
+
+
+class TestAsPrefectHandlesBlocks:
+    """A block that cannot be iterated still goes wherever Prefect takes it."""
+
+    def test_iterating_names_unmapped(self, block: Block):
+        with pytest.raises(InvalidRequestError, match=r"unmapped\(credentials\)"):
+            iter(block)
+        with pytest.raises(InvalidRequestError, match=f"{type(block).__name__} is one value"):
+            list(block)
+
+    def test_dict_is_the_fields(self, block: Block):
+        fields = type(block).model_fields
+        assert dict(block) == {name: getattr(block, name) for name in fields}
+        assert list(block.keys()) == list(fields)
+        with pytest.raises(KeyError):
+            block["no_such_field"]
+
+    def test_dump_and_back(self, block: Block):
+        dumped = block.model_dump(context={"include_secrets": True})
+        again = type(block).model_validate(dict(dumped))
+        assert again.model_dump(context={"include_secrets": True}) == dumped
+
+    def test_dispatch_by_slug(self, block: Block):
+        dumped = {**block.model_dump(context={"include_secrets": True}), "block_type_slug": block.get_block_type_slug()}
+        assert type(block)(**dumped).model_dump() == block.model_dump()
+
+    def test_document_and_back(self, block: Block):
+        ids = {"block_schema_id": "00000000-0000-0000-0000-000000000001"}
+        ids["block_type_id"] = "00000000-0000-0000-0000-000000000002"
+        document = block._to_block_document(name="x", include_secrets=True, **ids)
+        data = json.loads(json.dumps(document.data, default=str))
+        assert type(block).model_validate(data) == block
+
+    @pytest.mark.parametrize("through", [pickle, cloudpickle])
+    def test_pickles_even_after_use(self, block: Block, through: Any):
+        block.get_client()
+        assert through.loads(through.dumps(block)) == block
+
+    def test_copies(self, block: Block):
+        assert copy.deepcopy(block) == block == block.model_copy()
+
+    def test_visit_collection_walks_in(self, block: Block):
+        seen: list[Any] = []
+        visit_collection({"a": [block]}, seen.append)
+        assert any(isinstance(value, SecretStr) for value in seen)
+
+    def test_visit_collection_may_replace_what_it_finds(self, block: Block):
+        def shout(value: Any) -> Any:
+            return value.upper() if isinstance(value, str) else value
+
+        replaced = visit_collection(block, shout, return_data=True)
+        assert type(replaced) is type(block)
+        assert replaced != block
+
+    def test_no_secret_shows(self, block: Block):
+        for shown in (repr(block), str(block), str(block.model_dump()), block.model_dump_json()):
+            assert KEY not in shown
+            assert SECRET not in shown
+
+    def test_misspelt_field(self, block: Block):
+        with pytest.raises(InvalidRequestError, match=r"no field '(\w+)'; did you mean '\w+'") as caught:
+            type(block)(**{**dict(block), "base_ulr" if isinstance(block, N1nCredentials) else "buket": "x"})
+        assert KEY not in str(caught.value)
+
+    def test_unrelated_field_lists_the_known_ones(self, block: Block):
+        with pytest.raises(InvalidRequestError, match=r"there are (api_key|bucket), "):
+            type(block)(**{**dict(block), "zzz": "x"})
+
+
+@pytest.mark.prefect
+@pytest.mark.usefixtures("prefect_api")
+class TestThroughTheEngine:
+    def test_save_and_load(self):
+        saved = N1nCredentials(api_key=KEY, prices={"m": Price(1, 2, 3)}, account="tenant-a")
+        saved.save("shop", overwrite=True)
+        loaded = N1nCredentials.load("shop")
+        assert loaded.model_dump(context={"include_secrets": True}) == {
+            **saved.model_dump(context={"include_secrets": True}),
+            "_block_document_id": loaded._block_document_id,
+            "_block_document_name": "shop",
+            "_is_anonymous": False,
+            "block_type_slug": "n1n-credentials",
+        }
+        assert isinstance(Block.load("n1n-credentials/shop"), N1nCredentials)
+
+    def test_save_and_load_a_location(self):
+        S3Location(bucket="shop", aws_access_key_id="AKIA1", aws_secret_access_key=SECRET).save("shop", overwrite=True)
+        loaded = S3Location.load("shop")
+        assert loaded.aws_secret_access_key.get_secret_value() == SECRET
+        assert loaded.uri_of("a.png") == "s3://shop/a.png"
+
+    def test_as_parameters_of_flow_and_tasks(self):
+        @task
+        def length(prompt: str, credentials: N1nCredentials) -> int:
+            return len(prompt) + len(credentials.api_key.get_secret_value())
+
+        @flow
+        def lengths(credentials: N1nCredentials, destination: S3Location) -> list[int]:
+            futures = length.map(["a", "bc"], credentials=unmapped(credentials))
+            return [*futures.result(), length("def", credentials), length.submit("ghij", credentials).result()]
+
+        location = S3Location(bucket="shop")
+        assert lengths(N1nCredentials(api_key=KEY), location) == [len(KEY) + extra for extra in (1, 2, 3, 4)]
+
+    def test_forgotten_unmapped_is_told(self):
+        @task
+        def length(prompt: str, credentials: N1nCredentials) -> int:
+            return 0
+
+        @flow
+        def lengths() -> None:
+            length.map(["a", "bc"], credentials=N1nCredentials(api_key=KEY))
+
+        with pytest.raises(InvalidRequestError, match="wrap it in unmapped"):
+            lengths()
+
+
+class TestN1nCredentials:
+    def test_defaults(self):
+        credentials = N1nCredentials(api_key=KEY)
+        assert credentials.base_url == "https://api.n1n.ai"
+        assert (credentials.timeout_seconds, credentials.account, credentials.max_in_flight) == (300, "default", 8)
+        assert (credentials.concurrency_limit, credentials.price_factor, credentials.prices) == ("", 1.0, {})
+
+    def test_prices_become_prices(self):
+        given = {"m": {"input": 1, "text": 2, "image": 3, "per_image": 0.04}}
+        assert N1nCredentials(api_key=KEY, prices=given).prices == {"m": Price(1, 2, 3, 0.04)}
+
+    @pytest.mark.parametrize(
+        ("key", "said"),
+        [
+            ("", "it is empty"),
+            ("**********", "Pass it by reference"),
+            ("*", "Pass it by reference"),
+            (f"Bearer {KEY}", "starts with 'Bearer'"),
+            (f"bearer {KEY}", "starts with 'Bearer'"),
+            (f"{KEY}\n", "line breaks"),
+            (f" {KEY}", "spaces"),
+            ("sk-01234 56789", "spaces"),
+            ("sk-0123456\u00a0", "letters that no key has"),
+            ("sk-\u200b0123456", "letters that no key has"),
+        ],
+    )
+    def test_unusable_key_is_refused_and_not_repeated(self, key: str, said: str):
+        with pytest.raises(InvalidRequestError, match=said) as caught:
+            N1nCredentials(api_key=key)
+        assert "api_key" in caught.value.message
+        assert caught.value.__cause__ is caught.value.__context__ is None
+        assert len(key) < 5 or key.strip() not in caught.value.message
+
+    def test_missing_key(self):
+        with pytest.raises(InvalidRequestError, match="api_key: Field required"):
+            N1nCredentials()
+
+    def test_pydantics_own_error_does_not_repeat_the_key(self):
+        with pytest.raises(ValidationError) as caught:
+            N1nCredentials.model_validate({"api_key": f"{KEY}\n"})
+        assert KEY not in str(caught.value)
+        assert "line breaks" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("given", "kept"),
+        [
+            ("https://api.n1n.ai/", "https://api.n1n.ai"),
+            (" https://api.n1n.ai/v1/ ", "https://api.n1n.ai"),
+            ("https://api.n1n.ai/v1beta", "https://api.n1n.ai"),
+            ("https://gateway.example/n1n", "https://gateway.example/n1n"),
+            ("http://127.0.0.1:8123", "http://127.0.0.1:8123"),
+            ("http://localhost:8123/", "http://localhost:8123"),
+            ("http://[::1]:8123", "http://[::1]:8123"),
+        ],
+    )
+    def test_base_url(self, given: str, kept: str):
+        assert N1nCredentials(api_key=KEY, base_url=given).base_url == kept
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ("http://api.n1n.ai", "send the key in clear to 'api.n1n.ai'"),
+            ("http://localhost.evil.example", "in clear"),
+            ("http://127.0.0.1.evil.example", "in clear"),
+            ("http://192.168.0.7", "in clear"),
+            ("api.n1n.ai", "write https://host"),
+            ("ftp://api.n1n.ai", "write https://host"),
+            ("https://", "write https://host"),
+            ("", "write https://host"),
+            ("https://api.n1n.ai/ v1", "write https://host"),
+            ("https://api.n1n.ai:port", "is no address"),
+            ("https://[::1", "is no address"),
+            ("https://api.n1n.ai/?key=x", "query"),
+            ("https://api.n1n.ai/#top", "fragment"),
+            (f"https://user:{SECRET}@api.n1n.ai", "credentials in it"),
+            (f"user:{SECRET}@api.n1n.ai", "credentials in it"),
+            (KEY, "write https://host"),
+        ],
+    )
+    def test_unusable_base_url(self, given: str, said: str):
+        with pytest.raises(InvalidRequestError, match=said) as caught:
+            N1nCredentials(api_key=KEY, base_url=given)
+        assert SECRET not in caught.value.message
+        assert KEY not in caught.value.message
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"timeout_seconds": 0},
+            {"timeout_seconds": float("inf")},
+            {"timeout_seconds": "soon"},
+            {"max_in_flight": 0},
+            {"price_factor": -0.1},
+            {"price_factor": float("nan")},
+            {"account": ""},
+            {"prices": {"m": 3}},
+            {"prices": {"m": {"input": 1}}},
+        ],
+    )
+    def test_unusable_numbers_are_named(self, fields: dict[str, Any]):
+        with pytest.raises(InvalidRequestError, match=f"N1nCredentials: {next(iter(fields))}"):
+            N1nCredentials(api_key=KEY, **fields)
+
+    def test_clients(self):
+        credentials = N1nCredentials(api_key=KEY, base_url="http://127.0.0.1:9", timeout_seconds=7)
+        with credentials.get_client() as client:
+            assert (client.base_url, client.timeout_seconds) == ("http://127.0.0.1:9", 7)
+        asyncio_client = credentials.get_async_client()
+        assert (asyncio_client.base_url, asyncio_client.timeout_seconds) == ("http://127.0.0.1:9", 7)
+        asyncio.run(asyncio_client.close())
+
+
+class TestS3Location:
+    @pytest.mark.parametrize(
+        ("prefix", "kept"), [("", ""), ("/", ""), ("/a//b/", "a/b"), (" a/b ", "a/b"), ("Stühle/椅子", "Stühle/椅子")]
+    )
+    def test_prefix(self, prefix: str, kept: str):
+        assert S3Location(bucket="shop", prefix=prefix).prefix == kept
+
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"bucket": ""}, "bucket: '' is no bucket's name"),
+            ({"bucket": "s3://shop/summer/2026"}, "write bucket='shop' and prefix='summer/2026'"),
+            ({"bucket": "shop/summer"}, "write bucket='shop' and prefix='summer'"),
+            ({"bucket": "s3://shop"}, "write bucket='shop'"),
+            ({"bucket": "https://shop.s3.amazonaws.com"}, "bucket: "),
+            ({"bucket": "my shop"}, "is no bucket's name"),
+            ({"prefix": "s3://shop/a"}, "is an address"),
+            ({"prefix": "../other"}, "'..'"),
+            ({"prefix": "a\nb"}, "control characters"),
+            ({"prefix": "a/{date}"}, "belong in key_template"),
+            ({"endpoint_url": "minio:9000"}, "write https://host"),
+            ({"endpoint_url": f"https://me:{SECRET}@minio"}, "credentials in it"),
+            ({"key_template": "{prefix}/{sku}"}, "{sku}"),
+            ({"key_template": "{prefix}/{date}"}, "the same key"),
+            ({"key_template": ""}, "the same key"),
+            ({"key_template": "../{sha256}"}, "'..'"),
+            ({"aws_access_key_id": "AKIA1"}, "go together"),
+            ({"aws_secret_access_key": SECRET}, "go together"),
+            ({"aws_session_token": SECRET}, "without aws_access_key_id"),
+            ({"aws_access_key_id": "AKIA1", "aws_secret_access_key": "****"}, "Pass it by reference"),
+            ({"aws_access_key_id": "AKIA1", "aws_secret_access_key": f"{SECRET}\n"}, "line breaks"),
+            ({"addressing_style": "dns"}, "'auto', 'path' or 'virtual'"),
+            ({"conditional_put": "sometimes"}, "'auto', 'always' or 'never'"),
+            ({"checksum": "crc32"}, "'sha256', 'md5' or 'none'"),
+            ({"server_side_encryption": "yes"}, "'AES256' or 'aws:kms'"),
+            ({"kms_key_id": "k"}, "aws:kms"),
+            ({"tags": {str(number): "x" for number in range(11)}}, "tags: "),
+        ],
+    )
+    def test_unusable_fields(self, fields: dict[str, Any], said: str):
+        with pytest.raises(InvalidRequestError, match=re.escape(said)) as caught:
+            S3Location(**{"bucket": "shop", **fields})
+        assert SECRET not in caught.value.message
+
+    def test_template_with_a_name_is_fine(self):
+        location = S3Location(bucket="shop", prefix="p", key_template="{prefix}/{name}/{date}.{extension}")
+        day = datetime.now(timezone.utc).date().isoformat()
+        key = location.key_for(image_of(media_type="image/jpeg"), name="SKU-1")
+        assert key in (f"p/SKU-1/{day}.jpg", f"p/SKU-1/{datetime.now(timezone.utc).date().isoformat()}.jpg")
+
+    def test_key_is_used_as_it_stands(self):
+        assert S3Location(bucket="shop", prefix="p").key_for(image_of(), key="else/where.png") == "else/where.png"
+
+    def test_name_and_key_together(self):
+        with pytest.raises(InvalidRequestError, match="both given"):
+            S3Location(bucket="shop", key_template="{name}").key_for(image_of(), name="a", key="b")
+
+
+class TestClientOfALocation:
+    def test_one_for_equal_locations_and_all_threads(self, s3_location: S3Location):
+        equal = S3Location(**dict(s3_location))
+        with ThreadPoolExecutor(8) as pool:
+            clients = set(pool.map(lambda location: location.get_client(), [s3_location, equal] * 8))
+        assert len(clients) == 1
+
+    @pytest.mark.parametrize("fields", [{"aws_secret_access_key": "other"}, {"region_name": "eu-west-1"}])
+    def test_another_for_other_keys_or_region(self, s3_location: S3Location, fields: dict[str, Any]):
+        assert S3Location(**{**dict(s3_location), **fields}).get_client() is not s3_location.get_client()
+
+    def test_another_in_another_process(self, s3_location: S3Location, monkeypatch: pytest.MonkeyPatch):
+        before = s3_location.get_client()
+        monkeypatch.setattr(blocks.os, "getpid", lambda: -1)
+        assert s3_location.get_client() is not before
+
+    def test_fields_reach_boto(self):
+        location = S3Location(
+            bucket="shop",
+            aws_access_key_id="AKIA1",
+            aws_secret_access_key=SECRET,
+            aws_session_token="token",
+            region_name="eu-west-1",
+            addressing_style="virtual",
+        )
+        client = location.get_client()
+        assert client.meta.region_name == "eu-west-1"
+        assert client.meta.config.s3["addressing_style"] == "virtual"
+        found = client._get_credentials()
+        assert (found.access_key, found.secret_key, found.token) == ("AKIA1", SECRET, "token")
+
+    def test_profile_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+        with pytest.raises(UploadError, match="no-such-profile") as caught:
+            S3Location(bucket="shop", region_name="ap-south-2").get_client()
+        assert caught.value.code == "ProfileNotFound"
+
+
+class TestPutImage:
+    def test_object_tells_how_it_came_about(self, s3_location: S3Location):
+        image = image_of(model_version="v7", response_id="résp", image_size="1K")
+        uploaded = s3_location.put_image(FOX, image=image, metadata={"Season": "Frühling"})
+        assert uploaded == UploadedImage(
+            bucket=s3_location.bucket,
+            key=f"products/{image.sha256}.png",
+            sha256=image.sha256,
+            media_type="image/png",
+            width=1024,
+            height=768,
+            size_bytes=len(FOX),
+            etag=hashlib.md5(FOX).hexdigest(),
+            model="gemini-2.5-flash-image",
+            request_key="rk-1",
+            estimated_cost_usd=0.039,
+            original=image,
+        )
+        there = s3_location.get_client().get_object(Bucket=uploaded.bucket, Key=uploaded.key)
+        assert there["Body"].read() == FOX
+        assert there["ContentType"] == "image/png"
+        assert there["Metadata"] == {
+            "sha256": image.sha256,
+            "season": "Fr%C3%BChling",
+            "n1n-model": "gemini-2.5-flash-image",
+            "n1n-model-version": "v7",
+            "n1n-request-key": "rk-1",
+            "n1n-response-id": "r%C3%A9sp",
+            "n1n-aspect-ratio": "4:3",
+            "n1n-image-size": "1K",
+            "n1n-width": "1024",
+            "n1n-height": "768",
+            "n1n-media-type": "image/png",
+        }
+
+    def test_name_key_and_storage_options(self, s3_location: S3Location):
+        fields = {"key_template": "{name}.{extension}", "tags": {"team": "PIM + shop"}, "checksum": "md5"}
+        options = {"storage_class": "STANDARD_IA", "server_side_encryption": "AES256"}
+        location = S3Location(**{**dict(s3_location), **fields, **options})
+        assert location.put_image(FOX, image=image_of(), name="Stühle/A 1").key == "Stühle/A 1.png"
+        place = {"Bucket": location.bucket, "Key": "Stühle/A 1.png"}
+        there = location.get_client().head_object(**place)
+        assert (there["StorageClass"], there["ServerSideEncryption"]) == ("STANDARD_IA", "AES256")
+        tags = location.get_client().get_object_tagging(**place)["TagSet"]
+        assert tags == [{"Key": "team", "Value": "PIM + shop"}]
+
+    def test_again_is_there_already(self, s3_location: S3Location):
+        first = s3_location.put_image(FOX, image=image_of())
+        again = s3_location.put_image(FOX, image=image_of())
+        assert (first.created, again.created) == (True, False)
+        assert dataclasses.replace(again, created=True) == first
+
+    def test_conflict_three_ways(self, s3_location: S3Location, caplog: pytest.LogCaptureFixture):
+        s3_location.put_image(OWL, image=image_of(OWL), key="bird.png")
+        with pytest.raises(UploadError, match="if_exists='keep'"):
+            s3_location.put_image(FOX, image=image_of(), key="bird.png")
+        with caplog.at_level(logging.WARNING, "n1n_prefect.blocks"):
+            kept = s3_location.put_image(FOX, image=image_of(), key="bird.png", if_exists="keep")
+        assert (kept.sha256, kept.size_bytes, kept.created) == (image_of(OWL).sha256, len(OWL), False)
+        assert (kept.media_type, kept.width, kept.height) == ("", 0, 0)
+        assert "bird.png holds another image and was kept" in caplog.text
+        replaced = s3_location.put_image(FOX, image=image_of(), key="bird.png", if_exists="replace")
+        assert (replaced.sha256, replaced.created) == (image_of().sha256, True)
+        assert s3_location.read(s3_location.bucket, "bird.png", 100) == FOX
+
+    def test_bytes_of_another_length(self, s3_location: S3Location):
+        with pytest.raises(InvalidRequestError, match="3 bytes were given for an image of 17"):
+            s3_location.put_image(b"fox", image=image_of(size_bytes=17))
+
+    @pytest.mark.parametrize("key", ["sha256", "SHA256", "n1n-model", "N1N-own"])
+    def test_our_own_metadata_keys_are_ours(self, s3_location: S3Location, key: str):
+        with pytest.raises(InvalidRequestError, match="is one of ours"):
+            s3_location.put_image(FOX, image=image_of(), metadata={key: "x"})
+
+    def test_never_mode_reaches_the_store(self, scripted_store: ScriptedStore):
+        location = scripted_store.server.location("shop", conditional_put="never", checksum="none")
+        scripted_store.says(Answer(404), Answer(200, headers={"ETag": '"e"'}))
+        location.put_image(FOX, image=image_of())
+        assert scripted_store.methods == ["HEAD", "PUT"]
+        assert not {"if-none-match", "x-amz-checksum-sha256", "content-md5"} & {*scripted_store.requests[1].headers}
+
+
+class TestCopyImage:
+    def test_keeps_bytes_type_and_metadata(self, s3_location: S3Location, moto_client: Any):
+        uploaded = s3_location.put_image(FOX, image=image_of(), metadata={"season": "spring"})
+        approved = S3Location(**{**dict(s3_location), "bucket": new_bucket(moto_client), "prefix": "approved"})
+        copied = approved.copy_image(uploaded)
+        expected = {"bucket": approved.bucket, "key": f"approved/{uploaded.sha256}.png"}
+        assert copied == dataclasses.replace(uploaded, **expected)
+        place = {"Bucket": copied.bucket, "Key": copied.key}
+        there, source = (
+            approved.get_client().head_object(**place),
+            moto_client.head_object(Bucket=uploaded.bucket, Key=uploaded.key),
+        )
+        assert there["Metadata"] == source["Metadata"]
+        assert not approved.copy_image(uploaded).created
+
+    def test_adds_metadata_and_tags(self, s3_location: S3Location, moto_client: Any):
+        uploaded = s3_location.put_image(FOX, image=image_of())
+        tagged = S3Location(**{**dict(s3_location), "tags": {"state": "approved"}})
+        copied = tagged.copy_image(uploaded, key="approved/fox.png", metadata={"by": "Jörg"})
+        place = {"Bucket": copied.bucket, "Key": copied.key}
+        assert moto_client.head_object(**place)["Metadata"]["by"] == "J%C3%B6rg"
+        assert moto_client.head_object(**place)["Metadata"]["n1n-model"] == "gemini-2.5-flash-image"
+        assert moto_client.get_object_tagging(**place)["TagSet"] == [{"Key": "state", "Value": "approved"}]
+
+    def test_source_without_permission(self, scripted_store: ScriptedStore):
+        location = scripted_store.server.location("shop")
+        scripted_store.says(Answer(403))
+        uploaded = UploadedImage("other", "a.png", "ab", "image/png", 1, 1, 3)
+        with pytest.raises(UploadError, match=r"copy from s3://other/a.png: .* grant"):
+            location.copy_image(uploaded)
+
+
+class TestRead:
+    def test_reads_and_raises_as_a_source(self, s3_location: S3Location):
+        uploaded = s3_location.put_image(FOX, image=image_of())
+        assert s3_location.read(uploaded.bucket, uploaded.key, 100) == FOX
+        with pytest.raises(SourceError, match="at most 3"):
+            s3_location.read(uploaded.bucket, uploaded.key, 3)
+        with pytest.raises(SourceError, match="no such object"):
+            s3_location.read(uploaded.bucket, "gone.png", 100)
+
+
+class TestFromBlock:
+    """Blocks of prefect-aws become a location that works as they do."""
+
+    def aws(self, server: S3Server, **fields: Any) -> AwsCredentials:
+        return AwsCredentials(
+            aws_access_key_id=server.access_key,
+            aws_secret_access_key=server.secret_key,
+            region_name="us-east-1",
+            aws_client_parameters=AwsClientParameters(endpoint_url=server.endpoint_url),
+            **fields,
+        )
+
+    def minio(self, server: S3Server, endpoint_url: str | None = None) -> MinIOCredentials:
+        return MinIOCredentials(
+            minio_root_user=server.access_key,
+            minio_root_password=server.secret_key,
+            aws_client_parameters=AwsClientParameters(endpoint_url=endpoint_url),
+        )
+
+    def test_aws_credentials(self, moto_server: S3Server, moto_client: Any):
+        bucket = new_bucket(moto_client)
+        location = S3Location.from_block(self.aws(moto_server, aws_session_token="token"), bucket=bucket, prefix="p")
+        assert location.aws_session_token.get_secret_value() == "token"
+        assert location.region_name == "us-east-1"
+        assert location.put_image(FOX, image=image_of()).uri == f"s3://{bucket}/p/{image_of().sha256}.png"
+
+    def test_minio_credentials_really_sign(self, rclone_server: S3Server, rclone_client: Any):
+        bucket = new_bucket(rclone_client)
+        block = self.minio(rclone_server, rclone_server.endpoint_url)
+        location = S3Location.from_block(block, bucket=bucket, checksum="md5")
+        assert location.put_image(FOX, image=image_of()).created
+        assert location.checksum == "md5"
+
+    def test_s3_bucket(self, moto_server: S3Server, moto_client: Any):
+        bucket = S3Bucket(
+            bucket_name=new_bucket(moto_client), credentials=self.aws(moto_server), bucket_folder="/summer/"
+        )
+        location = S3Location.from_block(bucket)
+        assert (location.bucket, location.prefix) == (bucket.bucket_name, "summer")
+        assert S3Location.from_block(bucket, prefix="winter").prefix == "winter"
+        assert S3Location.from_block(bucket, prefix="").prefix == ""
+        assert location.put_image(FOX, image=image_of()).created
+
+    def test_s3_bucket_on_minio(self, moto_server: S3Server):
+        bucket = S3Bucket(bucket_name="shop", credentials=self.minio(moto_server, moto_server.endpoint_url))
+        location = S3Location.from_block(bucket)
+        assert location.aws_access_key_id == moto_server.access_key
+        assert location.endpoint_url == moto_server.endpoint_url
+
+    def test_empty_credentials_leave_it_to_boto(self):
+        location = S3Location.from_block(AwsCredentials(), bucket="shop")
+        assert location.aws_access_key_id == location.region_name == location.endpoint_url == ""
+
+    def test_location_with_other_fields(self, s3_location: S3Location):
+        other = S3Location.from_block(s3_location, prefix="other", conditional_put="always")
+        assert (other.bucket, other.prefix, other.conditional_put) == (s3_location.bucket, "other", "always")
+        assert other.get_client() is s3_location.get_client()
+
+    def test_addressing_style_comes_along_and_the_rest_is_named(self, caplog: pytest.LogCaptureFixture):
+        config = {"s3": {"addressing_style": "virtual"}, "read_timeout": 5, "proxies": {}}
+        block = AwsCredentials(aws_client_parameters=AwsClientParameters(config=config))
+        with caplog.at_level(logging.WARNING, "n1n_prefect.blocks"):
+            assert S3Location.from_block(block, bucket="shop").addressing_style == "virtual"
+        assert "proxies, read_timeout is not taken over" in caplog.text
+
+    @pytest.mark.parametrize("block", [AwsCredentials(), S3Location])
+    def test_nothing_but_a_bucket_is_missing(self, block: Any):
+        if block is S3Location:
+            with pytest.raises(InvalidRequestError, match="is no S3 block"):
+                S3Location.from_block(block)
+        else:
+            with pytest.raises(InvalidRequestError, match="AwsCredentials names no bucket; pass bucket="):
+                S3Location.from_block(block)
+
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"profile_name": "shop"}, "profile_name.* AWS_PROFILE"),
+            ({"aws_client_parameters": {"verify": False}}, "verify.* AWS_CA_BUNDLE"),
+            ({"aws_client_parameters": {"verify_cert_path": __file__}}, "verify_cert_path.* AWS_CA_BUNDLE"),
+            ({"aws_client_parameters": {"use_ssl": False}}, "use_ssl.* endpoint_url"),
+        ],
+    )
+    def test_what_would_be_lost_is_refused(self, fields: dict[str, Any], said: str):
+        with pytest.raises(InvalidRequestError, match=said):
+            S3Location.from_block(AwsCredentials(**fields), bucket="shop")
+
+    def test_assumed_role_is_refused(self):
+        class NewerAwsCredentials(AwsCredentials):
+            _block_type_slug = "newer-aws-credentials"
+            assume_role_arn: str = "arn:aws:iam::123456789012:role/images"
+
+        with pytest.raises(InvalidRequestError, match="assume_role_arn"):
+            S3Location.from_block(NewerAwsCredentials(), bucket="shop")
+
+    def test_minio_without_an_endpoint_does_not_go_to_aws(self, moto_server: S3Server):
+        with pytest.raises(InvalidRequestError, match="endpoint_url"):
+            S3Location.from_block(self.minio(moto_server), bucket="shop")
+        location = S3Location.from_block(self.minio(moto_server), bucket="shop", endpoint_url=moto_server.endpoint_url)
+        assert location.endpoint_url == moto_server.endpoint_url
+
+    @pytest.mark.parametrize("block", [N1nCredentials(api_key=KEY), "s3://shop", None, {"bucket": "shop"}])
+    def test_other_things(self, block: Any):
+        with pytest.raises(InvalidRequestError, match=r"is no S3 block; give an S3Bucket"):
+            S3Location.from_block(block, bucket="shop")
+
+    def test_misspelt_field(self):
+        with pytest.raises(InvalidRequestError, match="did you mean 'checksum'"):
+            S3Location.from_block(AwsCredentials(), bucket="shop", cheksum="md5")
