@@ -47,6 +47,8 @@ class N1nError(Exception):
 
     Attributes:
         request_key: The value-based identity of the paid request, once it is known.
+        model: The model that was asked, once it is known.
+        prompt_excerpt: The start of the prompt, once it is known.
         image: The paid `GeneratedImage` that a later step failed on, if there is one.
     """
 
@@ -77,6 +79,8 @@ class N1nError(Exception):
         self.finish_reason = finish_reason
         self.model_text = model_text
         self.request_key = ""
+        self.model = ""
+        self.prompt_excerpt = ""
         self.image: object = None
 
     def __str__(self) -> str:

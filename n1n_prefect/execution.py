@@ -17,7 +17,7 @@ from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.errors import InvalidRequestError, N1nError, StagingError
 from n1n_prefect.flights import SingleFlight
 from n1n_prefect.https import fetch_https
-from n1n_prefect.images import GeneratedImage, ImageRequest, Spending
+from n1n_prefect.images import GeneratedImage, ImageRequest, Spending, UploadedImage
 from n1n_prefect.outcomes import remember_failure
 from n1n_prefect.paid_call import (
     Describe,
@@ -66,7 +66,7 @@ def pay(
     Raises:
         N1nError: In its class; it has been logged.
     """
-    with reported(request.model):
+    with reported(request):
         job = _prepare(request, credentials, source, spending, take)
         with _observed(job):
             image, joined = _flights.run(job.call.key, lambda: run(job.call.steps(), Hands(job).do))
@@ -82,7 +82,7 @@ async def apay(
     take: int = 0,
 ) -> GeneratedImage:
     """`pay` for asynchronous code."""
-    with reported(request.model):
+    with reported(request):
         job = await asyncio.to_thread(_prepare, request, credentials, source, spending, take)
         with _observed(job):
             image, joined = await _flights.arun(job.call.key, lambda: arun(job.call.steps(), AsyncHands(job).do))
@@ -302,20 +302,24 @@ def _be_patient(error: N1nError, spending: Spending) -> None:
 
 
 @contextmanager
-def reported(model: str = "", image: GeneratedImage | None = None) -> Generator[None]:
-    """Logs an error, emits its event and remembers it for `gather_outcomes`, then lets it go on.
+def reported(subject: ImageRequest | GeneratedImage | UploadedImage) -> Generator[None]:
+    """Says on an error what it is about, logs it, emits its event and remembers it for `gather_outcomes`.
 
     Prefect writes no log line when a retry condition says no.
     """
+    image = subject.original if isinstance(subject, UploadedImage) else subject
+    image = image if isinstance(image, GeneratedImage) else None
     try:
         yield
     except N1nError as error:
         error.image = error.image or image
+        error.model = subject.model
+        error.prompt_excerpt = getattr(image or subject, "prompt_excerpt", "")
         remember_failure(error)
         line = f"{type(error).__name__}: {error} [charged: {error.charged}]"
         # Without a traceback, which says nothing to who watches a run.
         telemetry.get_logger().log(logging.WARNING if error.is_transient else logging.ERROR, line)
-        telemetry.emit(_EVENTS.get(type(error), "failed"), image=image, error=error, model=model)
+        telemetry.emit(_EVENTS.get(type(error), "failed"), image=image, error=error, model=subject.model)
         raise
 
 

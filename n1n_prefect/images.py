@@ -395,6 +395,12 @@ class ImageOutcome:
     attempts: int = 1
     """How many paid calls were made for it."""
 
+    model: str = ""
+    """The model that was asked."""
+
+    prompt_excerpt: str = ""
+    """The first 80 characters of the prompt."""
+
     @property
     def ok(self) -> bool:
         """Whether the image is in S3."""

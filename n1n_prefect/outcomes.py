@@ -82,11 +82,23 @@ def _row(
     attempts: int,
 ) -> ImageOutcome:
     cost = image.estimated_cost_usd if image else uploaded.estimated_cost_usd if uploaded else None
-    return ImageOutcome(id or key[:12], status, reason, image, uploaded, "yes", cost, attempts)
+    return ImageOutcome(
+        id or key[:12],
+        status,
+        reason,
+        image,
+        uploaded,
+        "yes",
+        cost,
+        attempts,
+        model=image.model if image else uploaded.model if uploaded else "",
+        prompt_excerpt=image.prompt_excerpt if image else "",
+    )
 
 
 def _failed(id: str, error: N1nError, attempts: int) -> ImageOutcome:  # noqa: A002
-    status: OutcomeStatus = next((status for kind, status in _STATUSES if isinstance(error, kind)), "failed")
+    found = [status for kind, status in _STATUSES if isinstance(error, kind)]
+    status: OutcomeStatus = found[0] if found else "failed"
     image = error.image if isinstance(error.image, GeneratedImage) else None
     return ImageOutcome(
         id or error.request_key[:12] or "?",
@@ -96,6 +108,8 @@ def _failed(id: str, error: N1nError, attempts: int) -> ImageOutcome:  # noqa: A
         charged="yes" if image else error.charged,
         estimated_cost_usd=image.estimated_cost_usd if image else None,
         attempts=attempts,
+        model=error.model,
+        prompt_excerpt=error.prompt_excerpt,
     )
 
 

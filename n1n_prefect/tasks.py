@@ -277,7 +277,7 @@ def _validated(image: GeneratedImage, spec: ImageSpec | None) -> GeneratedImage:
     _require(image, GeneratedImage, "image")
     if spec is not None:
         _require(spec, ImageSpec, "spec")
-    with reported(image.model, image):
+    with reported(image):
         rules = spec or ImageSpec.for_request(image)
         validation.check(image.read_bytes(), rules, what=f"Image {image.sha256[:12]}", request_id=image.request_id)
     return image
@@ -346,7 +346,7 @@ def _uploaded(
     require_block(destination, S3Location, "destination")
     _require(image, (GeneratedImage, UploadedImage), "image")
     paid = image if isinstance(image, GeneratedImage) else image.original
-    with telemetry.span("n1n.upload"), reported(image.model, paid):
+    with telemetry.span("n1n.upload"), reported(image):
         where: Any = {"name": name, "key": key, "if_exists": if_exists, "metadata": metadata}
         if isinstance(image, GeneratedImage):
             uploaded = destination.put_image(image.read_bytes(), image=image, **where)

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from PIL import Image
 from prefect import flow, task
-from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterId
+from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from n1n_prefect import staging
@@ -441,50 +444,50 @@ class TestOutsideOfARun:
             await acreate_contact_sheet_artifact([good()])
 
 
+def stored(artifact_id: UUID) -> Artifact:
+    with get_client(sync_client=True) as client:
+        (artifact,) = client.read_artifacts(artifact_filter=ArtifactFilter(id=ArtifactFilterId(any_=[artifact_id])))
+    return artifact
+
+
 @pytest.mark.prefect
 @pytest.mark.usefixtures("prefect_api")
 class TestArtifact:
     def test_in_a_flow(self):
         @flow
-        def sync_flow():
+        def sync_flow() -> UUID:
             return create_contact_sheet_artifact([good()], title="Mine", description="d", show_prompts=False)
 
-        stored = Artifact.get("n1n-contact-sheet")
-        before = stored.id if stored else None
-        made = sync_flow()
-        stored = Artifact.get("n1n-contact-sheet")
-        assert stored.id == made != before
-        assert (stored.type, stored.description) == ("markdown", "d")
-        assert stored.data.startswith("## Mine\n\n**1 image**")
-        assert "red mug" not in stored.data
-        assert stored.flow_run_id
+        artifact = stored(sync_flow())
+        assert (artifact.key, artifact.type, artifact.description) == ("n1n-contact-sheet", "markdown", "d")
+        assert artifact.data.startswith("## Mine\n\n**1 image**")
+        assert PICTURE.search(artifact.data)
+        assert "red mug" not in artifact.data
+        assert artifact.flow_run_id
 
     async def test_in_an_async_flow(self):
         @flow
-        async def async_flow():
+        async def async_flow() -> UUID:
             return await acreate_contact_sheet_artifact([good()], "a-sheet")
 
-        made = await async_flow()
-        stored = await Artifact.aget("a-sheet")
-        assert stored.id == made
-        assert PICTURE.search(stored.data)
+        artifact = stored(await async_flow())
+        assert artifact.key == "a-sheet"
+        assert PICTURE.search(artifact.data)
 
     async def test_the_sync_name_in_an_async_flow_gives_no_coroutine(self):
         @flow
-        async def mixed_flow():
+        async def mixed_flow() -> UUID:
             return create_contact_sheet_artifact([refused()], "mixed-sheet")
 
-        made = await mixed_flow()
-        assert (await Artifact.aget("mixed-sheet")).id == made
+        assert stored(await mixed_flow()).key == "mixed-sheet"
 
     def test_in_a_task_it_belongs_to_the_task_run(self):
         @task
-        def report():
+        def report() -> UUID:
             return create_contact_sheet_artifact([refused()], "task-sheet")
 
         @flow
-        def flow_with_report():
+        def flow_with_report() -> UUID:
             return report()
 
-        assert flow_with_report() == Artifact.get("task-sheet").id
-        assert Artifact.get("task-sheet").task_run_id
+        assert stored(flow_with_report()).task_run_id

@@ -170,7 +170,7 @@ def _show(title: str, outcomes: "list[ImageOutcome]", destination: "S3Location",
     for number, outcome in enumerate(outcomes, 1):
         uploaded, image = outcome.uploaded, outcome.image
         if uploaded is None or image is None:
-            print(f"  {outcome.status:10} {outcome.reason}")
+            print(f"  {outcome.status:10} asked {outcome.prompt_excerpt!r}\n             {outcome.reason}")
             continue
         file = output / f"{title.split(maxsplit=1)[0]}-{number}{Path(uploaded.key).suffix}"
         file.write_bytes(destination.read(uploaded.bucket, uploaded.key, max_bytes=64 * 1024**2))
