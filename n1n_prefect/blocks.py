@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, Validatio
 
 from n1n_prefect import s3
 from n1n_prefect.client import DEFAULT_BASE_URL, AsyncN1nClient, N1nClient
-from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError, without_secrets
+from n1n_prefect.errors import InvalidRequestError, UploadError, without_secrets
 from n1n_prefect.images import GeneratedImage, UploadedImage
 from n1n_prefect.pricing import Price
 
@@ -507,7 +507,7 @@ class S3Location(_CarefulBlock):
         Raises:
             SourceError: It is missing, forbidden, out of reach, or larger than `max_bytes`.
         """
-        return s3.read(self.get_client(), bucket, key, max_bytes, error=SourceError)
+        return s3.read(self.get_client(), bucket, key, max_bytes)
 
     @classmethod
     def from_block(

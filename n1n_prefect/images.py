@@ -214,12 +214,14 @@ class _InvalidRequest(type):
         try:
             return super().__call__(*args, **fields)
         except ValidationError as exc:
-            wrong = "; ".join(_said(error) for error in exc.errors(include_url=False))
+            wrong = "; ".join(_said(cls, error) for error in exc.errors(include_url=False))
             raise InvalidRequestError(f"{cls.__name__}: {wrong}") from exc
 
 
-def _said(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+def _said(kind: Any, error: Any) -> str:
+    names = [field.name for field in dataclasses.fields(kind)]
+    first, *inner = error["loc"] or ("",)
+    where = ".".join(map(str, [names[first] if isinstance(first, int) and first < len(names) else first, *inner]))
     what = str(error["msg"]).removeprefix("Value error, ")
     return f"{where}={error['input']!r:.80}: {what}" if where else what
 
@@ -429,8 +431,10 @@ class Spending(metaclass=_InvalidRequest):
 
 def excerpt(text: str, length: int) -> str:
     """The start of a text on one line, at most `length` characters, with an ellipsis where it was cut."""
-    line = " ".join(text[: length * 4].split())
-    return line if len(line) <= length else line[: length - 1] + "…"
+    start = text[: length * 4]
+    line = " ".join(start.split())
+    was_cut = len(start) < len(text) or len(line) > length
+    return line[: length - 1] + "…" if was_cut else line
 
 
 def ratio_of(aspect_ratio: str) -> float:

@@ -97,7 +97,7 @@ def _row(
 
 
 def _failed(id: str, error: N1nError, attempts: int) -> ImageOutcome:  # noqa: A002
-    found = [status for kind, status in _STATUSES if isinstance(error, kind)]
+    found: list[OutcomeStatus] = [status for kind, status in _STATUSES if isinstance(error, kind)]
     status: OutcomeStatus = found[0] if found else "failed"
     image = error.image if isinstance(error.image, GeneratedImage) else None
     return ImageOutcome(

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pydantic.dataclasses import dataclass
 
-from n1n_prefect.errors import InvalidRequestError, N1nError, UploadError, without_secrets
+from n1n_prefect.errors import InvalidRequestError, N1nError, SourceError, UploadError, without_secrets
 
 IfExists = Literal["fail", "keep", "replace"]
 ConditionalPut = Literal["auto", "always", "never"]
@@ -556,7 +556,7 @@ def _bare(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
-def read(client: Any, bucket: str, key: str, max_bytes: int, *, error: type[N1nError] = UploadError) -> bytes:
+def read(client: Any, bucket: str, key: str, max_bytes: int) -> bytes:
     """The bytes of an object, whose length is checked before any of them is read.
 
     Args:
@@ -564,17 +564,16 @@ def read(client: Any, bucket: str, key: str, max_bytes: int, *, error: type[N1nE
         bucket: The bucket's name.
         key: The object's key.
         max_bytes: The most that is accepted, inclusive.
-        error: What to raise; `SourceError` where the object is an input image.
 
     Raises:
-        N1nError: Of the class given, if the object is missing, forbidden, too large or out of reach.
+        SourceError: The object is missing, forbidden, too large or out of reach.
     """
-    with location_errors(error, doing="read", bucket=bucket, key=key):
+    with location_errors(SourceError, doing="read", bucket=bucket, key=key):
         answer = client.get_object(Bucket=bucket, Key=key)
         with closing(answer["Body"]) as body:
             length = answer["ContentLength"]
             if length > max_bytes:
-                raise error(
+                raise SourceError(
                     f"s3://{bucket}/{key} is {length:,} bytes and at most {max_bytes:,} are accepted; give a smaller "
                     "image.",
                     code="EntityTooLarge",

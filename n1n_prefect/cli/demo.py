@@ -50,7 +50,8 @@ def _prefect_settings(output: Path) -> dict[str, str]:
         "PREFECT_HOME": str(output / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # each item's reason is printed below
+        # Logs go to the UI; what matters of them is printed below.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
     }
 
@@ -62,10 +63,10 @@ def main(folder: str) -> int:
         credentials = stack.enter_context(_credentials())
         destination = stack.enter_context(_destination())
         drawn = _drawn(credentials, destination)
-        _show("generated → validated → uploaded", drawn, destination, output)
+        _show("generated", "generate → validate → upload", drawn, destination, output)
         first = next(outcome.uploaded for outcome in drawn if outcome.uploaded)
         edited = _flow("edit_to_s3")([first.uri], INSTRUCTION, credentials, destination)
-        _show("edited, the first of them", _awaited(edited), destination, output)
+        _show("edited", "edit the first of them, check and upload it", _awaited(edited), destination, output)
     _say_what_next(output)
     return 0
 
@@ -165,14 +166,14 @@ def _wait_for(server: "subprocess.Popen[bytes]", port: int) -> None:
 # ── what is shown ────────────────────────────────────────────────────────────
 
 
-def _show(title: str, outcomes: "list[ImageOutcome]", destination: "S3Location", output: Path) -> None:
+def _show(step: str, title: str, outcomes: "list[ImageOutcome]", destination: "S3Location", output: Path) -> None:
     print(f"\n{title}")
     for number, outcome in enumerate(outcomes, 1):
         uploaded, image = outcome.uploaded, outcome.image
         if uploaded is None or image is None:
             print(f"  {outcome.status:10} asked {outcome.prompt_excerpt!r}\n             {outcome.reason}")
             continue
-        file = output / f"{title.split(maxsplit=1)[0]}-{number}{Path(uploaded.key).suffix}"
+        file = output / f"{title.partition(',')[0].partition(' ')[0]}-{number}{Path(uploaded.key).suffix}"
         file.write_bytes(destination.read(uploaded.bucket, uploaded.key, max_bytes=64 * 1024**2))
         cost = "" if outcome.estimated_cost_usd is None else f", ${outcome.estimated_cost_usd:.4f}"
         print(

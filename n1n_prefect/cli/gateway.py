@@ -17,7 +17,7 @@ _DEFAULT_KEY = "sk-local-gateway"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's options."""
-    parser.add_argument("--port", type=int, default=8787, help="where to listen on 127.0.0.1; 0 takes a free port")
+    parser.add_argument("--port", type=_port, default=8787, help="where to listen on 127.0.0.1; 0 takes a free port")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="how long an image takes")
     parser.add_argument(
         "--fault", action="append", default=[], metavar="NAME[:TIMES]",
@@ -69,6 +69,13 @@ def run(args: argparse.Namespace) -> int:
         _wait_for_a_signal()
     print(f"\n{gateway.ledger.summary()}", flush=True)
     return 0
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 65536:
+        raise argparse.ArgumentTypeError(f"{port} is no port; give 0 to 65535")
+    return port
 
 
 def _list_faults() -> None:

@@ -33,6 +33,7 @@ _HARMS = (
 )  # fmt: skip
 _THRESHOLDS = ("BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF")
 _FOREIGN_SIGNATURES = ("context_engineering_is_the_way_to_go", "skip_thought_signature_validator")
+_MOST_PIXELS = 89_000_000  # of an input: decoded, that is 270 MB
 SIGNATURE_START = "bG9jYWwg"  # every signature that the local gateway gives begins so
 
 
@@ -206,7 +207,7 @@ def _pixels(data: bytes, index: int) -> tuple[int, int]:
             size = opened.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise unreadable(index) from None
-    if min(size) < 2:
+    if min(size) < 2 or size[0] * size[1] > _MOST_PIXELS:
         raise unreadable(index)
     return size
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import threading
 import unicodedata
+from bisect import bisect_right
 from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -222,8 +223,9 @@ def _wrapped(text: str, font: "Font", width: float, most: int) -> list[str]:
 def _pieces(word: str, font: "Font", width: float) -> list[str]:
     """A word, or its parts where it is wider than a line."""
     pieces: list[str] = []
-    while font.getlength(word) > width and len(word) > 1:
-        fits = next((end for end in range(len(word) - 1, 1, -1) if font.getlength(word[:end]) <= width), 1)
+    while len(word) > 1 and font.getlength(word) > width:
+        ends = range(1, len(word))
+        fits = max(1, bisect_right(ends, width, key=lambda end, word=word: font.getlength(word[:end])))
         pieces.append(word[:fits])
         word = word[fits:]
     return [*pieces, word]

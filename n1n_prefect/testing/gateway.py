@@ -48,6 +48,7 @@ class LocalGateway:
     Attributes:
         ledger: What was billed.
         faults: What goes wrong next.
+        latency_seconds: May be set while it runs, as may `vary`, `models` and `api_keys`; `reset` restores them.
     """
 
     def __init__(
@@ -64,14 +65,7 @@ class LocalGateway:
         signature_chars: int = 20_000,
         on_call: Callable[[Call], None] | None = None,
     ) -> None:
-        self.api_keys = tuple(api_keys)
-        self.models = tuple(models)
-        self.latency_seconds = latency_seconds
-        self.vary = vary
-        self.signature_chars = signature_chars
         self.drawing = Drawing(grain=grain, canned=canned)
-        self.ledger = Ledger()
-        self.faults = Faults()
         self._port = port
         self._on_call = on_call
         self._hosted: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
@@ -79,9 +73,8 @@ class LocalGateway:
         self._closing = threading.Event()
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
-        self._plan = tuple(faults)
-        self._first_latency = latency_seconds
-        self.faults.plan(self._plan)
+        self._first = _several(api_keys), _several(models), _several(faults), latency_seconds, vary, signature_chars
+        self.reset()
 
     @property
     def base_url(self) -> str:
@@ -135,11 +128,11 @@ class LocalGateway:
         self.close()
 
     def reset(self) -> None:
-        """Starts a new ledger, numbering and script of faults; calls in flight still count on the old ledger."""
+        """Goes back to how it was made: options, faults and an empty ledger; calls in flight count on the old one."""
+        self.api_keys, self.models, plan, self.latency_seconds, self.vary, self.signature_chars = self._first
         self.ledger = Ledger()
         self.faults = Faults()
-        self.faults.plan(self._plan)
-        self.latency_seconds = self._first_latency
+        self.faults.plan(plan)
 
     def work(self, billed: bool = True) -> None:
         """Takes the time that an image takes; a call that is not billed is turned away at once."""
@@ -173,3 +166,7 @@ class LocalGateway:
         """Bytes and media type of a hosted image, or None if it is not kept."""
         with self._lock:
             return self._hosted.get(name)
+
+
+def _several(values: Iterable[str]) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(values)

@@ -9,14 +9,13 @@ from urllib.parse import unquote
 
 from n1n_prefect import catalog
 from n1n_prefect.testing.access import authorise
-from n1n_prefect.testing.envelopes import Json, RejectedError, google, invalid
+from n1n_prefect.testing.envelopes import Json, RejectedError, invalid
 from n1n_prefect.testing.exchange import Answer, Heard, Stream, converse
 
 if TYPE_CHECKING:
     from n1n_prefect.testing.gateway import LocalGateway
 
 _PAID = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent)")
-_ONE_MODEL = re.compile(r"/v1beta/models/([^/:]+)")
 _IMAGE = re.compile(r"/images/([0-9a-f]{64})\.(?:png|jpg)")
 _QUOTA_UNITS = 500_000  # a dollar in the family's own unit
 _UNLIMITED_USD = 100_000_000
@@ -53,8 +52,7 @@ def _free(gateway: "LocalGateway", heard: Heard, path: str, is_paid: bool) -> An
     """The answer to a request that costs nothing."""
     if image := _IMAGE.fullmatch(path):
         return _hosted(gateway, heard, image[1])
-    one = _ONE_MODEL.fullmatch(path)
-    route = (_one_model, True) if one else _ROUTES.get(path)
+    route = _ROUTES.get(path)
     if route is None and not is_paid:
         raise _wrong_address(404, heard)
     if route is None or heard.method not in ("GET", "HEAD"):
@@ -79,13 +77,6 @@ def _gemini_models(gateway: "LocalGateway", heard: Heard) -> Json:
     start, end = int(token), int(token) + min(int(size) or 50, 1000)
     listed: Json = {"models": [_gemini_model(model) for model in gateway.models[start:end]]}
     return {**listed, "nextPageToken": str(end)} if end < len(gateway.models) else listed
-
-
-def _one_model(gateway: "LocalGateway", heard: Heard) -> Json:
-    name = unquote(heard.path).rsplit("/", 1)[-1]
-    if name not in gateway.models:
-        raise RejectedError(404, google(404, f"models/{name} is not found for API version v1beta."))
-    return _gemini_model(name)
 
 
 def _gemini_model(name: str) -> Json:

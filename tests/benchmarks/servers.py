@@ -36,9 +36,13 @@ def prefect_server(home: Path) -> Iterator[str]:
 def gateway() -> Iterator[str]:
     """The local n1n gateway with prepared pictures, each answer unlike the others; gives its address."""
     port = _free_port()
-    code = "import sys; from n1n_prefect.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "gateway", "--port", str(port), "--canned"]
-    with _running(command, f"http://127.0.0.1:{port}/ledger", {}):
+    code = f"""
+import threading
+from n1n_prefect.testing import LocalGateway
+with LocalGateway({port}, canned=True):
+    threading.Event().wait()
+"""
+    with _running([sys.executable, "-c", code], f"http://127.0.0.1:{port}/ledger", {}):
         yield f"http://127.0.0.1:{port}"
 
 

@@ -405,7 +405,7 @@ class TestSending:
     def test_a_slow_answer_is_too_late_for_the_impatient(self, gateway: LocalGateway) -> None:
         gateway.faults.add("slow", seconds=30)
         with asking(gateway) as client, pytest.raises(httpx.ReadTimeout):
-            client.post(PATH, json=body(), timeout=0.2)
+            client.post(PATH, json=body(), timeout=httpx.Timeout(30, read=0.2))
         assert gateway.ledger.billed
 
     def test_an_error_in_the_middle_of_a_stream(self, ask: Ask, gateway: LocalGateway) -> None:
@@ -460,7 +460,7 @@ class TestScript:
         assert self.names(faults, "a") == [""]
 
     def test_a_misspelt_name_is_refused_with_what_is_near(self) -> None:
-        with pytest.raises(ValueError, match="no fault 'rate_limit'. Did you mean rate_limited"):
+        with pytest.raises(ValueError, match=r"no fault 'rate_limit'\. Did you mean rate_limited"):
             Faults().add("rate_limit")
         with pytest.raises(ValueError, match="no fault 'nonsense'"):
             Faults().plan(["ok", "slow+nonsense"])

@@ -1,13 +1,15 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 
+import n1n_prefect
 from n1n_prefect.testing import LocalGateway
 from tests.testing.asking import asking, body
 
-SUITE = '''
+SUITE = """
 import httpx
 
 pytest_plugins = ["n1n_prefect.testing.plugin"]
@@ -49,15 +51,16 @@ def test_four_finds_them_closed():
     except RuntimeError:
         return
     raise AssertionError("still running")
-'''
+"""
 
 
 class TestASuiteOfItsOwn:
     def test_gets_fresh_state_for_each_test_from_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "test_suite.py").write_text(SUITE)
         (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", str(tmp_path)]
-        ran = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:cacheprovider", str(tmp_path)]
+        environment = os.environ | {"PYTHONPATH": str(Path(n1n_prefect.__file__).parents[1])}
+        ran = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
         assert "4 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
