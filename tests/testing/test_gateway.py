@@ -472,8 +472,8 @@ class TestTransport:
 
     def test_a_caller_that_hangs_up_is_billed_all_the_same(self, gateway: LocalGateway) -> None:
         gateway.latency_seconds = 0.3
+        impatient = httpx.Timeout(30, read=0.1)
         with asking(gateway) as client, pytest.raises(httpx.ReadTimeout):
-            impatient = httpx.Timeout(30, read=0.1)
             client.post(f"/v1beta/models/{FIRST}:generateContent", json=body(), timeout=impatient)
         (call,) = _wait_for_calls(gateway, lambda calls: calls and not calls[0].delivered)
         assert (call.billed, call.delivered, call.outcome, call.status) == (True, False, "image", 200)
