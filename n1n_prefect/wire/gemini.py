@@ -210,21 +210,35 @@ def _documents(body: bytes | memoryview, request_id: str) -> Iterator[Json]:
 
 def _sse_documents(view: memoryview, request_id: str) -> Iterator[Json]:
     """The JSON of each `data:` line; an error may stand between them without the prefix."""
-    body = view.obj if isinstance(view.obj, bytes) and len(view.obj) == len(view) else bytes(view)
-    start = 0
     bare = bytearray()
-    while start < len(body):
-        end = body.find(b"\n", start)
-        end = len(body) if end < 0 else end
-        if body.startswith(b"data:", start):
-            line = view[start + 5 : end]
-            if bytes(line[:8]).strip() not in (b"", b"[DONE]"):
-                yield _json(line, request_id)
-        elif body[start : start + 1] in (b"{", b"}", b" ", b"\t", b'"'):
-            bare += view[start : end + 1]
-        start = end + 1
+    for line in _lines(view):
+        start = bytes(line[:16])
+        if start.startswith(b"data:"):
+            if start[5:].strip() not in (b"", b"[DONE]"):
+                yield _json(line[5:], request_id)
+        elif start[:1] in (b"{", b"}", b" ", b"\t", b'"'):
+            bare += line
     if bare.strip():
         yield _json(memoryview(bare), request_id)
+
+
+_STEP = 65_536  # bytes looked at in one go, so that lines of tens of megabytes are not copied to be split
+
+
+def _lines(view: memoryview) -> Iterator[memoryview]:
+    start = 0
+    while start < len(view):
+        end = _end_of_line(view, start)
+        yield view[start:end]
+        start = end + 1
+
+
+def _end_of_line(view: memoryview, start: int) -> int:
+    for at in range(start, len(view), _STEP):
+        found = bytes(view[at : at + _STEP]).find(b"\n")
+        if found >= 0:
+            return at + found
+    return len(view)
 
 
 def _json(view: memoryview, request_id: str) -> Any:
@@ -316,7 +330,8 @@ def _reply(answer: _Answer, request_id: str) -> Reply:
 def _image_of(answer: _Answer) -> tuple[str, str]:
     """The image to take, and the model's text without it."""
     if answer.finals:
-        return answer.finals[-1].removeprefix("data:").partition("base64,")[2] or answer.finals[-1], answer.text
+        image = answer.finals[-1]
+        return (image.partition("base64,")[2] if image.startswith("data:") else image), answer.text
     text = answer.text
     for pattern in (_DATA_URI, _MARKDOWN_IMAGE, _IMAGE_ADDRESS):
         found = list(pattern.finditer(text))
