@@ -12,37 +12,35 @@ from typing import Annotated, Literal
 from prefect import flow
 from pydantic import Field
 
-from n1n_prefect import (
-    ImageOutcome,
-    ImageRequest,
-    N1nCredentials,
-    S3Location,
-    acreate_contact_sheet_artifact,
-    aimage_to_s3,
-)
+import n1n_prefect as n1n
+from n1n_prefect import ImageOutcome, N1nCredentials, S3Location
 from n1n_prefect.catalog import AspectRatio, ImageModel
 
 
 @flow
 async def edit_to_s3(
-    images: Annotated[
-        list[str],
-        Field(min_length=1, description="What to edit: s3://bucket/key, https://…, or paths below the working folder."),
-    ],
-    instruction: Annotated[str, Field(min_length=1, description="What to change in each of them.")],
-    credentials: Annotated[N1nCredentials, Field(description="Who pays.")],
-    destination: Annotated[S3Location, Field(description="Where the results go, and s3:// images come from.")],
-    model: Annotated[ImageModel, Field(description="The image model.")] = "gemini-2.5-flash-image",
-    aspect_ratio: Annotated[
-        AspectRatio | Literal["as input"], Field(description="Width to height of the results.")
-    ] = "as input",
+    images: Annotated[list[str], Field(min_length=1)],
+    instruction: Annotated[str, Field(min_length=1)],
+    credentials: N1nCredentials,
+    destination: S3Location,
+    model: ImageModel = "gemini-2.5-flash-image",
+    aspect_ratio: Literal["as input", AspectRatio] = "as input",
 ) -> list[ImageOutcome]:
-    """Edit each image by one instruction, check the result, and put it into S3."""
+    """Edit each image by one instruction, check the result, and put it into S3.
+
+    Args:
+        images: What to edit, as s3://bucket/key, https://…, or a path below the working folder.
+        instruction: What to change in each of them.
+        credentials: Who pays.
+        destination: Where the results go, and where s3:// images come from.
+        model: The image model.
+        aspect_ratio: Width to height of the results.
+    """
     ratio = None if aspect_ratio == "as input" else aspect_ratio
     outcomes = await asyncio.gather(
         *(
-            aimage_to_s3(
-                ImageRequest(instruction, images=(image,), model=model, aspect_ratio=ratio),
+            n1n.aimage_to_s3(
+                n1n.ImageRequest(instruction, images=(image,), model=model, aspect_ratio=ratio),
                 credentials=credentials,
                 source=destination,
                 destination=destination,
@@ -51,14 +49,14 @@ async def edit_to_s3(
             for image in images
         )
     )
-    await acreate_contact_sheet_artifact(outcomes, key="edited-images", title="Edited images")
+    await n1n.acreate_contact_sheet_artifact(outcomes, key="edited-images", title="Edited images")
     if not any(outcome.ok for outcome in outcomes):
         raise RuntimeError(f"No image arrived. The first reason: {outcomes[0].reason}")
     return outcomes
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("instruction", help="what to change in each image")
     parser.add_argument("images", nargs="+", help="s3://bucket/key, https://… or paths")
     parser.add_argument("--credentials", default="default", help="name of an n1n Credentials block")

@@ -11,48 +11,47 @@ from prefect import flow, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from n1n_prefect import (
-    ImageOutcome,
-    N1nCredentials,
-    S3Location,
-    create_contact_sheet_artifact,
-    gather_outcomes,
-    generate_image,
-    upload_image,
-    validate_image,
-)
+import n1n_prefect as n1n
+from n1n_prefect import ImageOutcome, N1nCredentials, S3Location
 from n1n_prefect.catalog import AspectRatio, ImageModel, ImageSize
 
 
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=8))
 def generate_to_s3(
-    prompts: Annotated[list[str], Field(min_length=1, description="What to draw: one image for each prompt.")],
-    credentials: Annotated[N1nCredentials, Field(description="Who pays.")],
-    destination: Annotated[S3Location, Field(description="Where the images go.")],
-    model: Annotated[ImageModel, Field(description="The image model.")] = "gemini-2.5-flash-image",
-    aspect_ratio: Annotated[AspectRatio, Field(description="Width to height.")] = "1:1",
-    image_size: Annotated[
-        ImageSize | Literal["default"], Field(description="Size tier; 'default' for models that have none.")
-    ] = "default",
+    prompts: Annotated[list[str], Field(min_length=1)],
+    credentials: N1nCredentials,
+    destination: S3Location,
+    model: ImageModel = "gemini-2.5-flash-image",
+    aspect_ratio: AspectRatio = "1:1",
+    image_size: Literal["default", ImageSize] = "default",
 ) -> list[ImageOutcome]:
-    """Draw one image for each prompt, check its pixels, and put it into S3."""
-    images = generate_image.map(
+    """Draw one image for each prompt, check its pixels, and put it into S3.
+
+    Args:
+        prompts: What to draw, one image for each prompt.
+        credentials: Who pays.
+        destination: Where the images go.
+        model: The image model.
+        aspect_ratio: Width to height.
+        image_size: Size tier; default for models that have none.
+    """
+    images = n1n.generate_image.map(
         prompts,
         credentials=unmapped(credentials),
         model=model,
         aspect_ratio=aspect_ratio,
         image_size=None if image_size == "default" else image_size,
     )
-    uploads = upload_image.map(validate_image.map(images), destination=unmapped(destination))
-    outcomes = gather_outcomes(uploads)
-    create_contact_sheet_artifact(outcomes, key="generated-images", title="Generated images")
+    uploads = n1n.upload_image.map(n1n.validate_image.map(images), destination=unmapped(destination))
+    outcomes = n1n.gather_outcomes(uploads)
+    n1n.create_contact_sheet_artifact(outcomes, key="generated-images", title="Generated images")
     if not any(outcome.ok for outcome in outcomes):
         raise RuntimeError(f"No image arrived. The first reason: {outcomes[0].reason}")
     return outcomes
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prompts", nargs="+", help="what to draw, one image for each")
     parser.add_argument("--credentials", default="default", help="name of an n1n Credentials block")
     parser.add_argument("--destination", default="default", help="name of an S3 Image Location block")

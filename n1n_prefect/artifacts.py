@@ -9,6 +9,7 @@ show an entity for `<`, `>` and `&` as it is meant.
 
 import asyncio
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from uuid import UUID
@@ -257,7 +258,7 @@ def _texts(outcome: ImageOutcome, show_prompts: bool) -> tuple[str, str]:
     told = _lines(
         _plain(outcome.id, 200) if len(outcome.id) > _NAME else "",
         _verdict(outcome),
-        _plain(image.prompt_excerpt, 80) if image and show_prompts else "",
+        _plain(image.prompt_excerpt if image else outcome.prompt_excerpt, 80) if show_prompts else "",
         _asked(outcome),
         _delivered(outcome),
         _address(outcome.uploaded.uri) if outcome.uploaded else "",
@@ -272,13 +273,15 @@ def _verdict(outcome: ImageOutcome) -> str:
     if outcome.attempts > 1:
         notes.append(f"{outcome.attempts} calls")
     verdict = f"**{_status(outcome)}**" + (f" ({', '.join(notes)})" if notes else "")
-    return verdict + (f": {_plain(outcome.reason, 300)}" if outcome.reason else "")
+    # The older UI does not wrap the lines of a table.
+    reason = textwrap.wrap(excerpt(outcome.reason, 300), 90)
+    return _lines(verdict, *(_plain(line, 90) for line in reason))
 
 
 def _asked(outcome: ImageOutcome) -> str:
     image = _image(outcome)
     if image is None:
-        return _plain(outcome.uploaded.model, 80) if outcome.uploaded else ""
+        return _plain(outcome.uploaded.model if outcome.uploaded else outcome.model, 80)
     answered = image.model_version.removeprefix("models/")
     other = f" (answered by {_plain(answered, 80)})" if answered not in ("", image.model) else ""
     shape = ", ".join(part for part in (image.aspect_ratio, image.image_size) if part)

@@ -1,0 +1,79 @@
+"""The example flows, run and prepared for deployment as they are."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+
+ROOT = Path(__file__).parents[1]
+FLOWS = sorted((ROOT / "flows").glob("*.py"))
+
+
+def flow_in(path):
+    return load_flow_from_entrypoint(f"{path}:{path.stem}")
+
+
+@pytest.mark.parametrize("path", FLOWS, ids=lambda path: path.stem)
+class TestEveryFlow:
+    def test_it_is_understood_in_a_minute(self, path):
+        assert len(path.read_text().splitlines()) < 70
+
+    def test_its_parameters_make_a_good_form(self, path):
+        fields = parameter_schema(flow_in(path)).model_dump()["properties"]
+        assert set(fields) >= {"credentials", "destination", "model", "aspect_ratio"}
+        assert all(field.get("description") for field in fields.values())
+        assert "enum" in fields["model"]
+        # A field that may be None becomes a tab for each type in the UI.
+        assert not any({"type": "null"} in field.get("anyOf", []) for field in fields.values())
+
+    def test_its_help_says_how(self, path):
+        said = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True).stdout
+        assert "--credentials" in said
+        assert "name of an n1n Credentials block" in said
+
+
+@pytest.mark.prefect
+class TestRuns:
+    def test_generate_to_s3_hides_nothing_behind_one_refusal(
+        self, prefect_api, n1n_gateway, n1n_credentials, s3_location
+    ):
+        n1n_gateway.faults.add("IMAGE_PROHIBITED_CONTENT", match="forbidden")
+        prompts = ["a red fox", "a forbidden fox", "a blue fox"]
+        outcomes = flow_in(ROOT / "flows/generate_to_s3.py")(prompts, n1n_credentials, s3_location, aspect_ratio="16:9")
+        assert [outcome.status for outcome in outcomes] == ["uploaded", "refused", "uploaded"]
+        assert outcomes[1].prompt_excerpt == "a forbidden fox"
+        assert (outcomes[0].image.width, outcomes[0].image.height) == (1344, 768)
+
+    def test_edit_to_s3_edits_what_is_in_a_private_bucket(self, prefect_api, n1n_gateway, n1n_credentials, s3_location):
+        generate, edit = (flow_in(ROOT / f"flows/{name}.py") for name in ("generate_to_s3", "edit_to_s3"))
+        first = generate(["a red fox"], n1n_credentials, s3_location)[0].uploaded
+        outcomes = asyncio.run(
+            edit([first.uri, "s3://nowhere/fox.png"], "make it winter", n1n_credentials, s3_location)
+        )
+        assert [outcome.status for outcome in outcomes] == ["uploaded", "source_error"]
+        assert outcomes[0].uploaded.sha256 != first.sha256
+        assert n1n_gateway.ledger.duplicates() == []
+
+    def test_no_image_at_all_fails_the_run_with_the_reason(
+        self, prefect_api, n1n_gateway, n1n_credentials, s3_location
+    ):
+        n1n_gateway.faults.add("unauthorized", times=None)
+        with pytest.raises(RuntimeError, match="The API key was not accepted"):
+            flow_in(ROOT / "flows/generate_to_s3.py")(["a red fox"], n1n_credentials, s3_location)
+
+    def test_block_scripts_save_blocks_that_load_and_may_run_twice(self, prefect_api, monkeypatch, capsys):
+        import runpy
+
+        from n1n_prefect import N1nCredentials, S3Location
+
+        monkeypatch.setenv("N1N_API_KEY", "sk-from-the-environment")
+        monkeypatch.setenv("N1N_S3_BUCKET", "a-bucket")
+        for script in sorted((ROOT / "blocks").glob("*.py")) * 2:
+            runpy.run_path(str(script), run_name="__main__")
+        assert N1nCredentials.load("default").api_key.get_secret_value() == "sk-from-the-environment"
+        assert S3Location.load("default").bucket == "a-bucket"
+        assert "sk-from-the-environment" not in capsys.readouterr().out
