@@ -273,8 +273,8 @@ def _verdict(outcome: ImageOutcome) -> str:
     if outcome.attempts > 1:
         notes.append(f"{outcome.attempts} calls")
     verdict = f"**{_status(outcome)}**" + (f" ({', '.join(notes)})" if notes else "")
-    # The older UI does not wrap the lines of a table.
-    reason = textwrap.wrap(excerpt(outcome.reason, 300), 90)
+    # The older UI does not wrap the lines of a table; a key is masked before a line can end in it.
+    reason = textwrap.wrap(excerpt(without_secrets(outcome.reason), 300), 90, break_on_hyphens=False)
     return _lines(verdict, *(_plain(line, 90) for line in reason))
 
 

@@ -5,103 +5,35 @@ made on demand, so that blocks pickle, copy and travel to workers.
 """
 
 import dataclasses
-import difflib
 import ipaddress
 import logging
 import os
 import re
-from abc import ABC
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
 from threading import Lock
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, Literal
 from urllib.parse import urlencode, urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
-from prefect.blocks.core import Block
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from n1n_prefect import s3
+from n1n_prefect import object_keys, s3
+from n1n_prefect.aws_blocks import location_fields
+from n1n_prefect.careful_block import CarefulBlock
 from n1n_prefect.client import DEFAULT_BASE_URL, AsyncN1nClient, N1nClient
 from n1n_prefect.errors import InvalidRequestError, UploadError, without_secrets
 from n1n_prefect.images import GeneratedImage, UploadedImage
 from n1n_prefect.pricing import Price
+from n1n_prefect.s3_errors import location_errors
 
 _HOME = "https://github.com/n1n-prefect/n1n-prefect"
 _LOGO = HttpUrl("https://raw.githubusercontent.com/n1n-prefect/n1n-prefect/main/docs/logo.png")
 _logger = logging.getLogger(__name__)
 
 
-class _CarefulBlock(Block, ABC):
-    """A block that refuses misspelt fields and masked secrets, keeps secrets out of errors, and is never mapped over.
-
-    Raises:
-        InvalidRequestError: A field is unknown or its value unusable; the message names it and the remedy.
-    """
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **fields: Any) -> None:
-        wrong = _unknown_fields(type(self), fields)
-        try:
-            if not wrong:
-                super().__init__(**fields)
-        except ValidationError as exc:
-            wrong = "; ".join(map(_said, exc.errors(include_url=False, include_input=False)))
-        # Raised out here, without pydantic's error behind it: that one holds the input, and so the key.
-        if wrong:
-            raise InvalidRequestError(f"{type(self).__name__}: {wrong}")
-
-    @field_validator("*")
-    @classmethod
-    def _not_masked(cls, value: Any) -> Any:
-        secret = value.get_secret_value() if isinstance(value, SecretStr) else ""
-        if secret and not secret.strip("*"):
-            raise ValueError(
-                "it is only asterisks, which is how Prefect shows a secret: a block passed by value was masked on its "
-                "way. Pass it by reference, {'$ref': {'block_document_id': …}}, or load it by name in the flow"
-            )
-        return value
-
-    def __iter__(self) -> NoReturn:
-        # Prefect's .map would take the block for a list of its fields.
-        raise InvalidRequestError(
-            f"{type(self).__name__} is one value, not a list; in .map wrap it in unmapped(…), for instance "
-            "credentials=unmapped(credentials) or destination=unmapped(destination)."
-        )
-
-    # What dict(block) uses in place of iteration; Prefect walks over parameters with it.
-
-    def keys(self) -> Iterable[str]:
-        """The names of the fields."""
-        return dict(_items(self)).keys()
-
-    def __getitem__(self, name: str) -> Any:
-        return dict(_items(self))[name]
-
-
-def _items(block: BaseModel) -> Generator[tuple[str, Any], None, None]:
-    return BaseModel.__iter__(block)
-
-
-def _unknown_fields(block: type[Block], fields: Mapping[str, Any]) -> str:
-    """What is wrong with the names of the fields, with the nearest right one; empty if nothing is."""
-    known = [*block.model_fields]
-    ours = {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
-    for name in sorted(fields.keys() - {*known} - ours):
-        near = difflib.get_close_matches(name, known, 1)
-        return f"no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}.")
-    return ""
-
-
-def _said(error: Any) -> str:
-    where = ".".join(map(str, error["loc"]))
-    what = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what
-
-
-class N1nCredentials(_CarefulBlock, CredentialsBlock):
+class N1nCredentials(CarefulBlock, CredentialsBlock):
     """Holds an n1n API key and how calls with it are made.
 
     Example:
@@ -215,7 +147,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-class S3Location(_CarefulBlock):
+class S3Location(CarefulBlock):
     """Says where in S3, or in a store that speaks its protocol, images are read from and put.
 
     Example:
@@ -263,7 +195,7 @@ class S3Location(_CarefulBlock):
         ),
     )
     key_template: str = Field(
-        default=s3.DEFAULT_KEY_TEMPLATE,
+        default=object_keys.DEFAULT_KEY_TEMPLATE,
         description=(
             "How keys are made, from {prefix}, {sha256}, {extension}, {name}, {date}, {model} and {request_key}. Empty "
             "parts between slashes vanish. {name} is what the flow passes as name, such as a SKU; {date} is the day of "
@@ -322,7 +254,7 @@ class S3Location(_CarefulBlock):
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"{prefix!r} is taken as it stands; names in braces belong in key_template")
         parts = [part for part in prefix.strip().split("/") if part]
-        return s3.check_key("/".join(parts)) if parts else ""
+        return object_keys.check_key("/".join(parts)) if parts else ""
 
     @field_validator("endpoint_url")
     @classmethod
@@ -355,7 +287,7 @@ class S3Location(_CarefulBlock):
 
     def get_client(self) -> Any:
         """The boto3 client for this location; one a process, shared by threads."""
-        with s3.location_errors(UploadError, doing="connect to", bucket=self.bucket), _clients_lock:
+        with location_errors(UploadError, doing="connect to", bucket=self.bucket), _clients_lock:
             return _client(
                 os.getpid(),
                 self.aws_access_key_id,
@@ -380,14 +312,14 @@ class S3Location(_CarefulBlock):
             return self._fill(image.sha256, image.media_type, image.model, image.request_key, name)
         if name is not None:
             raise InvalidRequestError(f"name={name!r} and key={key!r} are both given; a key is used as it stands.")
-        return s3.check_key(key)
+        return object_keys.check_key(key)
 
     def _fill(self, sha256: str, media_type: str, model: str, request_key: str, name: str | None) -> str:
-        return s3.fill_key(
+        return object_keys.fill_key(
             self.key_template,
             prefix=self.prefix,
             sha256=sha256,
-            extension=s3.extension_of(media_type),
+            extension=object_keys.extension_of(media_type),
             name=name,
             date=datetime.now(timezone.utc).date().isoformat(),
             model=model,
@@ -527,7 +459,7 @@ class S3Location(_CarefulBlock):
         """
         given = {"bucket": bucket, "prefix": prefix, **fields}
         made: dict[str, Any] = {
-            **_fields_of(block, fields),
+            **location_fields(block, fields, S3Location),
             **{name: value for name, value in given.items() if value is not None},
         }
         if "bucket" not in made:
@@ -579,61 +511,3 @@ def _own(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         if key.lower() == "sha256" or key.lower().startswith("n1n-"):
             raise InvalidRequestError(f"metadata key {key!r} is one of ours; choose another.")
     return dict(metadata or {})
-
-
-def _fields_of(block: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a location that another block's fields make; those that were given are not needed from it."""
-    if isinstance(block, S3Location):
-        return {name: getattr(block, name) for name in S3Location.model_fields}
-    if hasattr(block, "bucket_name") and hasattr(block, "credentials"):
-        folder = {"bucket": block.bucket_name, "prefix": block.bucket_folder or ""}
-        return {**_fields_of(block.credentials, given), **folder}
-    if not hasattr(block, "aws_client_parameters"):
-        raise InvalidRequestError(
-            f"{type(block).__name__} is no S3 block; give an S3Bucket, AwsCredentials, MinIOCredentials or S3Location."
-        )
-    _refuse_what_is_lost(block)
-    fields = {"region_name": block.region_name or "", **_connection_of(block.aws_client_parameters)}
-    if not hasattr(block, "minio_root_user"):
-        return {**fields, **_aws_keys_of(block)}
-    if not fields["endpoint_url"] and not given.get("endpoint_url"):
-        raise InvalidRequestError(
-            f"{type(block).__name__} says no endpoint_url in its aws_client_parameters, and would mean AWS; pass "
-            "endpoint_url=."
-        )
-    return {**fields, "aws_access_key_id": block.minio_root_user, "aws_secret_access_key": block.minio_root_password}
-
-
-def _aws_keys_of(block: Any) -> dict[str, Any]:
-    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-    return {name: getattr(block, name) for name in names if getattr(block, name)}
-
-
-def _connection_of(parameters: Any) -> dict[str, str]:
-    """Endpoint and addressing of a prefect-aws block's client parameters."""
-    config = dict(parameters.config or {})
-    style = (config.pop("s3", None) or {}).get("addressing_style")
-    if config:
-        _logger.warning("Of aws_client_parameters.config, %s is not taken over.", ", ".join(sorted(config)))
-    return {"endpoint_url": parameters.endpoint_url or "", "addressing_style": style or "auto"}
-
-
-def _refuse_what_is_lost(block: Any) -> None:
-    """Refuses what a location has no place for and would be missed."""
-    parameters = block.aws_client_parameters
-    lost = {
-        "profile_name": (getattr(block, "profile_name", None), "set AWS_PROFILE where the flow runs"),
-        "assume_role_arn": (
-            getattr(block, "assume_role_arn", None),
-            "let a profile with role_arn, or the machine's own role, assume it and set AWS_PROFILE where the flow runs",
-        ),
-        "verify": (parameters.verify not in (None, True), "set AWS_CA_BUNDLE to your authority's certificates"),
-        "verify_cert_path": (parameters.verify_cert_path, "set AWS_CA_BUNDLE to it where the flow runs"),
-        "use_ssl": (not parameters.use_ssl and not parameters.endpoint_url, "give an http:// endpoint_url"),
-    }
-    for name, (value, remedy) in lost.items():
-        if value:
-            raise InvalidRequestError(
-                f"{type(block).__name__} sets {name}, which an S3Location does not have; {remedy}, and make the "
-                "S3Location without it."
-            )

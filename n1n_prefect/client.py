@@ -248,7 +248,7 @@ class N1nClient(_Common):
         body = BytesIO()
         head = self.send(gemini.build(loaded), body)
         try:
-            return _with_bytes(gemini.read_reply(head.status, head.headers, body.getbuffer()))
+            return _with_bytes(gemini.read_reply(head.status, head.headers, body.getvalue()))
         except errors.N1nError as error:
             raise errors.masked(error, self._api_key) from None
 
@@ -306,7 +306,7 @@ class AsyncN1nClient(_Common):
         body = BytesIO()
         head = await self.send(gemini.build(loaded), body)
         try:
-            reply = gemini.read_reply(head.status, head.headers, body.getbuffer())
+            reply = gemini.read_reply(head.status, head.headers, body.getvalue())
             return await asyncio.to_thread(_with_bytes, reply)
         except errors.N1nError as error:
             raise errors.masked(error, self._api_key) from None

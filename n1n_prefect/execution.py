@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Generator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from prefect.blocks.core import Block
@@ -31,6 +32,7 @@ from n1n_prefect.paid_call import (
     Send,
     Step,
     Storage,
+    Turn,
     Write,
     arun,
     run,
@@ -69,7 +71,7 @@ def pay(
     with reported(request):
         job = _prepare(request, credentials, source, spending, take)
         with _observed(job):
-            image, joined = _flights.run(job.call.key, lambda: run(job.call.steps(), Hands(job).do))
+            image, joined = _flights.run(job.call.key, partial(_carry_out, job))
             return _noted(job, image, joined=joined)
 
 
@@ -85,7 +87,7 @@ async def apay(
     with reported(request):
         job = await asyncio.to_thread(_prepare, request, credentials, source, spending, take)
         with _observed(job):
-            image, joined = await _flights.arun(job.call.key, lambda: arun(job.call.steps(), AsyncHands(job).do))
+            image, joined = await _flights.arun(job.call.key, partial(_acarry_out, job))
             return _noted(job, image, joined=joined)
 
 
@@ -147,23 +149,38 @@ def _prepare(
     return Job(call, credentials, current_storage(), Spool(spool_folder()), scope, time.monotonic())
 
 
-def _refreshes() -> bool:
-    """Whether the user asked for a new answer; only once a task run, so that a retry finds what it paid for."""
+def _refreshes() -> str:
+    """The task run whose user asked for a new answer, or nothing; a retry of it finds what it paid for."""
     context = TaskRunContext.get()
-    if context is None or context.task_run.run_count > 1:
-        return False
-    return bool(context.task.refresh_cache or get_current_settings().tasks.refresh_cache)
+    if context is None:
+        return ""
+    asked = context.task.refresh_cache
+    asked = get_current_settings().tasks.refresh_cache if asked is None else asked
+    return str(context.task_run.id) if asked else ""
+
+
+def _carry_out(job: Job) -> GeneratedImage:
+    with ExitStack() as turn:
+        return run(job.call.steps(), Hands(job, turn).do)
+
+
+async def _acarry_out(job: Job) -> GeneratedImage:
+    async with AsyncExitStack() as turn:
+        return await arun(job.call.steps(), AsyncHands(job, turn).do)
 
 
 class Hands:
-    """Carries out the steps of a job in this thread."""
+    """Carries out the steps of a job in this thread; its turn ends with the call, or with `turn`."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, turn: ExitStack) -> None:
         self.job = job
+        self.turn = turn
 
     def do(self, step: Step) -> Any:
         """One step's answer."""
         match step:
+            case Turn():
+                return self._take_turn()
             case Send():
                 return self._send(step)
             case Models():
@@ -171,21 +188,18 @@ class Hands:
             case _:
                 return _stored(self.job, step)
 
+    def _take_turn(self) -> None:
+        self.turn.enter_context(pools.in_flight(self.job.credentials).slot())
+        if self.job.credentials.concurrency_limit:
+            from prefect.concurrency.sync import concurrency
+
+            self.turn.enter_context(concurrency(self.job.credentials.concurrency_limit, strict=True))
+
     def _send(self, step: Send) -> SpooledReply:
         client = pools.shared_client(self.job.credentials)
-        with self._slots(), _spooling(), self.job.spool.arriving(step.name) as arrival:
+        with self.turn.pop_all(), _spooling(), self.job.spool.arriving(step.name) as arrival:
             arrival.whole(client.send(step.request, arrival))
         return _spooled(self.job, step.name)
-
-    @contextmanager
-    def _slots(self) -> Generator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(pools.in_flight(self.job.credentials).slot())
-            if self.job.credentials.concurrency_limit:
-                from prefect.concurrency.sync import concurrency
-
-                stack.enter_context(concurrency(self.job.credentials.concurrency_limit, strict=True))
-            yield
 
     def _models(self) -> list[str]:
         try:
@@ -195,14 +209,17 @@ class Hands:
 
 
 class AsyncHands:
-    """Carries out the steps of a job in this event loop, storage in threads."""
+    """Carries out the steps of a job in this event loop, storage in threads; its turn ends as that of `Hands`."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, turn: AsyncExitStack) -> None:
         self.job = job
+        self.turn = turn
 
     async def do(self, step: Step) -> Any:
         """One step's answer."""
         match step:
+            case Turn():
+                return await self._take_turn()
             case Send():
                 return await self._send(step)
             case Models():
@@ -210,21 +227,18 @@ class AsyncHands:
             case _:
                 return await asyncio.to_thread(_stored, self.job, step)
 
+    async def _take_turn(self) -> None:
+        await self.turn.enter_async_context(pools.in_flight(self.job.credentials).aslot())
+        if self.job.credentials.concurrency_limit:
+            from prefect.concurrency.asyncio import concurrency
+
+            await self.turn.enter_async_context(concurrency(self.job.credentials.concurrency_limit, strict=True))
+
     async def _send(self, step: Send) -> SpooledReply:
-        async with self._slots(), pools.leased_client(self.job.credentials) as client:
+        async with self.turn.pop_all(), pools.leased_client(self.job.credentials) as client:
             with _spooling(), self.job.spool.arriving(step.name) as arrival:
                 arrival.whole(await client.send(step.request, arrival))
         return await asyncio.to_thread(_spooled, self.job, step.name)
-
-    @asynccontextmanager
-    async def _slots(self) -> AsyncGenerator[None]:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(pools.in_flight(self.job.credentials).aslot())
-            if self.job.credentials.concurrency_limit:
-                from prefect.concurrency.asyncio import concurrency
-
-                await stack.enter_async_context(concurrency(self.job.credentials.concurrency_limit, strict=True))
-            yield
 
     async def _models(self) -> list[str]:
         try:
@@ -302,24 +316,28 @@ def _be_patient(error: N1nError, spending: Spending) -> None:
 
 
 @contextmanager
-def reported(subject: ImageRequest | GeneratedImage | UploadedImage) -> Generator[None]:
+def reported(subject: ImageRequest | GeneratedImage | UploadedImage | None = None) -> Generator[None]:
     """Says on an error what it is about, logs it, emits its event and remembers it for `gather_outcomes`.
 
     Prefect writes no log line when a retry condition says no.
     """
+    model = subject.model if subject else ""
     image = subject.original if isinstance(subject, UploadedImage) else subject
     image = image if isinstance(image, GeneratedImage) else None
     try:
         yield
     except N1nError as error:
         error.image = error.image or image
-        error.model = subject.model
+        error.model = model
         error.prompt_excerpt = getattr(image or subject, "prompt_excerpt", "")
         remember_failure(error)
         line = f"{type(error).__name__}: {error} [charged: {error.charged}]"
         # Without a traceback, which says nothing to who watches a run.
         telemetry.get_logger().log(logging.WARNING if error.is_transient else logging.ERROR, line)
-        telemetry.emit(_EVENTS.get(type(error), "failed"), image=image, error=error, model=subject.model)
+        telemetry.emit(_EVENTS.get(type(error), "failed"), image=image, error=error, model=model)
+        raise
+    except Exception:
+        telemetry.get_logger().exception("An error that n1n-prefect has no class for; nothing is tried again.")
         raise
 
 

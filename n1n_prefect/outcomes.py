@@ -128,17 +128,27 @@ def remember_failure(error: N1nError) -> None:
 
 
 def _outcome_of_future(item: Any, id: str) -> ImageOutcome:  # noqa: A002
-    if not isinstance(item, PrefectFuture):
-        return outcome_of(item)
-    item.wait()
-    outcome = _outcome_of_state(item.state)
+    outcome = _outcome_when_ended(item) if isinstance(item, PrefectFuture) else outcome_of(item)
     return outcome if outcome.id != "?" else replace(outcome, id=id)
+
+
+def _outcome_when_ended(future: PrefectFuture[Any]) -> ImageOutcome:
+    try:
+        future.wait()
+    except BaseException as exc:
+        # A crash of the task comes out of `wait`; an interrupt of this thread must go on.
+        wrapped = getattr(future, "wrapped_future", None)
+        if wrapped is None or not wrapped.done():
+            raise
+        return outcome_of(exc)
+    return _outcome_of_state(future.state)
 
 
 def _outcome_of_state(state: State[Any]) -> ImageOutcome:
     if state.is_completed():
         try:
-            return outcome_of(state.result())
+            # Without `_sync` an asynchronous flow gets a coroutine.
+            return outcome_of(state.result(_sync=True))  # pyright: ignore[reportCallIssue]
         except Exception as exc:  # noqa: BLE001 - a result that cannot be loaded is a row like any other
             return outcome_of(exc)
     upstream = _UPSTREAM.search(state.message or "")

@@ -83,6 +83,11 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Wait for a turn among the calls under way; it lasts until the call has been made."""
+
+
+@dataclass(frozen=True)
 class Send:
     """Make the call, spooling its reply; answered with the whole reply."""
 
@@ -117,7 +122,7 @@ class Models:
     """List the models that the key serves, to name them; answered with ids, empty if that failed."""
 
 
-Step = Read | Write | Describe | Recall | Send | Fetch | Forget | Reserve | Models
+Step = Read | Write | Describe | Recall | Turn | Send | Fetch | Forget | Reserve | Models
 Steps = Generator[Step, Any, GeneratedImage]
 T = TypeVar("T")
 
@@ -164,6 +169,7 @@ class Attempt:
     number: int
     outcome: Outcome
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    refresh: str = ""
 
 
 def journal_key(request_key: str, number: int, what: Literal["sent", "answered"]) -> str:
@@ -180,12 +186,11 @@ def _history(request_key: str) -> Generator[Step, Any, list[Attempt]]:
     attempts: list[Attempt] = []
     while True:
         number = len(attempts)
-        if _record((yield Read(journal_key(request_key, number, "sent")))) is None:
+        sent = _record((yield Read(journal_key(request_key, number, "sent"))))
+        if sent is None:
             return attempts
-        answered = _record((yield Read(journal_key(request_key, number, "answered"))))
-        attempts.append(Attempt(number, answered["outcome"] if answered else "unknown", answered or {}))
-        if answered and answered["outcome"] == "image":
-            return attempts
+        answered = _record((yield Read(journal_key(request_key, number, "answered")))) or {}
+        attempts.append(Attempt(number, answered.get("outcome", "unknown"), answered, sent.get("refresh", "")))
 
 
 def _record(data: bytes | None) -> dict[str, Any] | None:
@@ -224,8 +229,8 @@ class PaidCall:
     prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
     """The user's own prices by model."""
 
-    refresh: bool = False
-    """Whether to pay for a new answer although there is one."""
+    refresh: str = ""
+    """Who asks for a new answer although there is one, such as a task run; what it paid for itself is found again."""
 
     secret: str = field(default="", repr=False)
     """The key, so that an error which echoes it is masked before it is written down."""
@@ -246,18 +251,20 @@ class PaidCall:
         gemini.check(self.loaded)
         request = gemini.build(self.loaded)
         attempts = yield from _history(self.key)
-        if attempts and not self.refresh:
-            found = yield from self._found(attempts)
+        mine = [attempt for attempt in attempts if attempt.refresh == self.refresh] if self.refresh else attempts
+        if mine:
+            found = yield from self._found(mine)
             if found is not None:
                 return found
-        return (yield from self._attempt(request, attempts))
+        return (yield from self._attempt(request, len(attempts), mine))
 
     def _found(self, attempts: list[Attempt]) -> Generator[Step, Any, GeneratedImage | None]:
         """What earlier attempts left: the image, an error to replay free, or None to try again."""
         last = attempts[-1]
-        if last.outcome == "image":
-            yield Forget(self._name(last.number))
-            return replace(_IMAGE.validate_python(last.record["image"]), reused=True)
+        for attempt in reversed(attempts):
+            if attempt.outcome == "image":
+                yield Forget(self._name(attempt.number))
+                return replace(_IMAGE.validate_python(attempt.record["image"]), reused=True)
         if last.outcome == "unknown":
             spooled = yield Recall(self._name(last.number))
             if spooled is not None:
@@ -266,22 +273,22 @@ class PaidCall:
             raise _replayed(last)
         return None
 
-    def _attempt(self, request: HttpRequest, attempts: list[Attempt]) -> Steps:
-        number = len(attempts)
+    def _attempt(self, request: HttpRequest, number: int, before: list[Attempt]) -> Steps:
         ceiling = self.spending.max_usd_per_run
         usd = estimate_usd(self.loaded.request, factor=self.price_factor, own=self.prices) or 0.0
         if ceiling is not None:
             yield Reserve(usd, ceiling)
-        yield Write(journal_key(self.key, number, "sent"), self._sent())
         try:
+            yield Turn()  # before *sent* is written: whatever only waits is known not to be paid
+            yield Write(journal_key(self.key, number, "sent"), self._sent())
             try:
                 spooled = yield Send(request, self._name(number))
             except N1nError as error:
                 if error.charged != "no":
-                    raise self._judged(error, "unknown", attempts) from error.__cause__
+                    raise self._judged(error, "unknown", before) from error.__cause__
                 yield from self._answer_failure(error, "failed", number)
                 raise
-            return (yield from self._conclude(spooled, number, attempts))
+            return (yield from self._conclude(spooled, number, before))
         except N1nError as error:
             if ceiling is not None and error.charged == "no":
                 yield Reserve(-usd, ceiling)
@@ -381,7 +388,8 @@ class PaidCall:
         return False
 
     def _sent(self) -> bytes:
-        return _dumped({"model": self.loaded.request.model, "at": datetime.now(timezone.utc).isoformat()})
+        record = {"model": self.loaded.request.model, "at": datetime.now(timezone.utc).isoformat()}
+        return _dumped(record | ({"refresh": self.refresh} if self.refresh else {}))
 
     def _name(self, number: int) -> str:
         return f"{self.key}-{number}"

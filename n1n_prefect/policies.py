@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.tasks import Task
 
-from n1n_prefect.errors import N1nError
+from n1n_prefect.errors import InvalidRequestError, N1nError, StagingError
 from n1n_prefect.images import ImageRequest, as_request
 from n1n_prefect.sources import as_sources, hash_of, request_key
 
@@ -64,7 +64,7 @@ def is_last_attempt() -> bool:
 # ── not running again ────────────────────────────────────────────────────────
 
 
-@dataclass
+@dataclass(init=False)
 class PaidOnce(CachePolicy):
     """Skips a task whose image is known, before it runs.
 
@@ -74,9 +74,20 @@ class PaidOnce(CachePolicy):
     Args:
         scope: `run` shares results within one flow run and its re-runs; any other name, such as
             `week-46`, shares them across runs.
+        options: Of every Prefect cache policy, such as `key_storage`.
+
+    Raises:
+        InvalidRequestError: The scope is no name.
     """
 
     scope: str = "run"
+
+    def __init__(self, scope: str = "run", **options: Any) -> None:
+        # A dataclass would take its base's fields first, and a lone name for `key_storage`.
+        if not isinstance(scope, str) or not scope.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidRequestError(f"scope={scope!r} is no name; give 'run', or a text such as 'week-46'.")
+        super().__init__(**options)
+        self.scope = scope
 
     def compute_key(
         self,
@@ -153,8 +164,18 @@ def current_scope() -> str:
     return f"run:{_roots[flow_run_id]}"
 
 
-@lru_cache(maxsize=1024)
 def _root_flow_run_id(flow_run_id: str) -> str:
+    try:
+        return _asked_for_root(flow_run_id)
+    except Exception as exc:
+        raise StagingError(
+            f"The Prefect API did not say which flow run {flow_run_id!r} belongs to ({type(exc).__name__}: {exc}), "
+            "and so whether this image is paid for is not known. Nothing was spent."
+        ) from exc
+
+
+@lru_cache(maxsize=1024)
+def _asked_for_root(flow_run_id: str) -> str:
     """The flow run at the top: a subflow gets a new id when its parent is run again."""
     import uuid
 

@@ -25,7 +25,7 @@ class SpooledReply:
     headers: Mapping[str, str]
     """Names in lower case."""
 
-    body: memoryview = field(repr=False)
+    body: bytes = field(repr=False)
     """The body as it arrived, decompressed."""
 
 
@@ -59,13 +59,10 @@ class Spool:
     def find(self, name: str) -> SpooledReply | None:
         """The whole reply of that name, or None."""
         try:
-            data = self._path(name).read_bytes()
+            with self._path(name).open("rb") as file:
+                return _read(file)
         except FileNotFoundError:
             return None
-        end = len(data) - _LENGTH
-        start = end - int.from_bytes(data[end:], "big")
-        status, headers = orjson.loads(data[start:end])
-        return SpooledReply(status, headers, memoryview(data)[:start])
 
     def forget(self, name: str) -> None:
         """Removes a reply that is staged."""
@@ -73,6 +70,14 @@ class Spool:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.reply"
+
+
+def _read(file: BinaryIO) -> SpooledReply:
+    end = file.seek(-_LENGTH, os.SEEK_END)
+    start = file.seek(end - int.from_bytes(file.read(), "big"))
+    status, headers = orjson.loads(file.read(end - start))
+    file.seek(0)
+    return SpooledReply(status, headers, file.read(start))
 
 
 class Arrival:

@@ -12,11 +12,14 @@ import os
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from threading import Lock, get_ident
 from typing import Any
+from urllib.parse import quote
 
+from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.results import get_result_store
 from prefect.settings import get_current_settings
@@ -61,7 +64,8 @@ class LocalStorage:
                 part.write_bytes(data)
             part.replace(path)
         except OSError as exc:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
             raise _unwritable(path, exc) from exc
 
     def describe(self, key: str) -> Mapping[str, str]:
@@ -77,11 +81,12 @@ class BlockStorage:
 
     Prefect's storages have no way to ask whether a path exists, and answer differently for an
     absent one. So the first time one is needed, the answer is learnt: a probe is written and
-    read back, and then a path that nobody wrote is read.
+    read back, and then a path that nobody wrote is read; twice, so that a storage which fails
+    at that moment is not taken for an empty one.
     """
 
     def __init__(self, block: WritableFileSystem) -> None:
-        self._block = block
+        self.block = block
         self.block_id = _document_id(block)
         self._absent = ""
         self._lock = Lock()
@@ -102,16 +107,16 @@ class BlockStorage:
     def write(self, key: str, data: bytes) -> None:
         """Stores bytes under a key."""
         try:
-            _finished(self._block.write_path(_inside(key), data))
+            _finished(self.block.write_path(_inside(key), data))
         except Exception as exc:
             raise _unwritable(key, exc) from exc
 
     def describe(self, key: str) -> Mapping[str, str]:
         """How the bytes under a key are found again."""
-        return {"uri": f"{_address(self._block)}/{key}", "storage_block_id": self.block_id, "storage_key": key}
+        return {"uri": f"{_address(self.block)}/{key}", "storage_block_id": self.block_id, "storage_key": key}
 
     def _get(self, key: str) -> bytes:
-        return _finished(self._block.read_path(key))
+        return _finished(self.block.read_path(key))
 
     def _how_absence_looks(self) -> str:
         with self._lock:
@@ -120,10 +125,15 @@ class BlockStorage:
             return self._absent
 
     def _learn(self) -> str:
-        probe = f"{PREFIX}/probe"
-        self.write(probe, b"n1n-prefect")
+        self.write(_PROBE, b"n1n-prefect")
+        looks = {self._look_of_nothing() for _ in range(2)}
+        if len(looks) > 1:
+            raise StagingError(f"The result storage fails in different ways ({'; '.join(looks)}). Nothing was spent.")
+        return looks.pop()
+
+    def _look_of_nothing(self) -> str:
         try:
-            whole = self._get(probe) == b"n1n-prefect"
+            whole = self._get(_PROBE) == b"n1n-prefect"
         except Exception as exc:
             raise StagingError(f"The result storage can be written and not read ({exc}). Nothing was spent.") from exc
         if not whole:
@@ -134,6 +144,9 @@ class BlockStorage:
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is what absence looks like
             return _signature(exc, nowhere)
         raise StagingError("The result storage gives bytes for a path that nobody wrote. Nothing was spent.")
+
+
+_PROBE = f"{PREFIX}/probe"
 
 
 def _finished(result: Any) -> Any:
@@ -153,9 +166,15 @@ def _finished(result: Any) -> Any:
 
 
 def _signature(exc: BaseException, key: str) -> str:
-    """What tells one failure of a storage from another: its class, and code or words."""
-    code = getattr(exc, "response", {}).get("Error", {}).get("Code", "")
-    words = code or str(exc).replace(key, "").replace(PurePosixPath(key).name, "")
+    """What tells one failure of a storage from another: its class, and its code or its words."""
+    if isinstance(exc, FileNotFoundError):
+        return "FileNotFoundError"
+    response = getattr(exc, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None  # boto3
+    code = code or getattr(exc, "error_code", None) or getattr(exc, "code", None)  # Azure's and Google's
+    words = str(code) if code and not callable(code) else str(exc)
+    for name in (key, quote(key, safe=""), PurePosixPath(key).name):
+        words = words.replace(name, "")
     return f"{type(exc).__name__}: {words}"
 
 
@@ -212,15 +231,20 @@ def _storage_of(block: Any) -> Storage:
     """One storage object for each place and process, so that what was learnt of it is kept."""
     if block is None:
         return local_storage()
+    block_id = _document_id(block)
     if isinstance(block, LocalFileSystem):
         root = Path(block.basepath or ".").expanduser().resolve()
-        return _remembered(root.as_uri(), LocalStorage(root, _document_id(block)))
-    return _remembered(_address(block), BlockStorage(block))
+        return _remembered(root.as_uri(), block_id, LocalStorage(root, block_id))
+    return _remembered(_address(block), block_id, BlockStorage(block))
 
 
-def _remembered(address: str, storage: Storage) -> Storage:
+def _remembered(address: str, block_id: str, storage: Storage) -> Storage:
     with _lock:
-        return _storages.setdefault(f"{address} {storage.block_id}", storage)  # pyright: ignore[reportAttributeAccessIssue]
+        known = _storages.get(f"{address} {block_id}")
+        # A block whose credentials were changed is another block.
+        if known is None or getattr(known, "block", None) != getattr(storage, "block", None):
+            _storages[f"{address} {block_id}"] = known = storage
+        return known
 
 
 # ── reading originals ────────────────────────────────────────────────────────
@@ -253,19 +277,33 @@ async def aread_original(image: GeneratedImage) -> bytes:
 
 
 def _candidates(image: GeneratedImage) -> list[Storage]:
+    current = current_storage()
     if image.storage_block_id:
-        return [_saved_storage(image.storage_block_id)]
+        is_current = getattr(current, "block_id", "") == image.storage_block_id
+        return [current if is_current else _saved_storage(image.storage_block_id)]
     root = image.uri.removesuffix(image.storage_key).rstrip("/")
     with _lock:
         known = _storages.get(f"{root} ")
-    return [storage for storage in (known, current_storage(), local_storage()) if storage is not None]
+    return [storage for storage in (known, current, local_storage()) if storage is not None]
+
+
+def _saved_storage(block_id: str) -> Storage:
+    try:
+        return _loaded_storage(block_id)
+    except Exception as exc:
+        raise StagingError(
+            f"The storage block {block_id!r} that holds the original cannot be loaded ({type(exc).__name__}: {exc}). "
+            "Run against the Prefect API where it was saved.",
+            is_transient=not isinstance(exc, (ValueError, ObjectNotFound)),
+        ) from exc
 
 
 @lru_cache(maxsize=16)
-def _saved_storage(block_id: str) -> Storage:
+def _loaded_storage(block_id: str) -> Storage:
     from prefect.blocks.core import Block
     from prefect.client.orchestration import get_client
 
+    document_id = uuid.UUID(block_id)  # before a client, which may start a server
     with get_client(sync_client=True) as client:
-        document = client.read_block_document(uuid.UUID(block_id))
+        document = client.read_block_document(document_id)
     return _storage_of(Block._from_block_document(document))

@@ -155,6 +155,7 @@ def _request(arguments: Mapping[str, Any], prompt: Any, images: object = ()) -> 
     return as_request(prompt, as_sources(images), **options)
 
 
+@reported()
 def _generation(arguments: Mapping[str, Any]) -> ImageRequest:
     request = _request(arguments, arguments["prompt"])
     if request.images:
@@ -242,6 +243,7 @@ async def aedit_image(
     return await apay(_edit(locals()), credentials=credentials, source=source, spending=spending)
 
 
+@reported()
 def _edit(arguments: Mapping[str, Any]) -> ImageRequest:
     request = _request(arguments, arguments["prompt"], arguments["images"])
     if not request.images:
@@ -274,9 +276,10 @@ async def avalidate_image(image: GeneratedImage, spec: ImageSpec | None = None) 
 
 
 def _validated(image: GeneratedImage, spec: ImageSpec | None) -> GeneratedImage:
-    _require(image, GeneratedImage, "image")
-    if spec is not None:
-        _require(spec, ImageSpec, "spec")
+    with reported():
+        _require(image, GeneratedImage, "image")
+        if spec is not None:
+            _require(spec, ImageSpec, "spec")
     with reported(image):
         rules = spec or ImageSpec.for_request(image)
         validation.check(image.read_bytes(), rules, what=f"Image {image.sha256[:12]}", request_id=image.request_id)
@@ -343,8 +346,9 @@ def _uploaded(
     if_exists: IfExists,
     metadata: Mapping[str, str] | None,
 ) -> UploadedImage:
-    require_block(destination, S3Location, "destination")
-    _require(image, (GeneratedImage, UploadedImage), "image")
+    with reported():
+        require_block(destination, S3Location, "destination")
+        _require(image, (GeneratedImage, UploadedImage), "image")
     paid = image if isinstance(image, GeneratedImage) else image.original
     with telemetry.span("n1n.upload"), reported(image):
         where: Any = {"name": name, "key": key, "if_exists": if_exists, "metadata": metadata}
@@ -535,6 +539,7 @@ class _Item:
         return {name: self.arguments[name] for name in ("credentials", "source", "spending")} | {"take": take}
 
 
+@reported()
 def _item(arguments: Mapping[str, Any]) -> _Item:
     """The item, once what is the same for all items is known to be right."""
     require_block(arguments["credentials"], N1nCredentials, "credentials")

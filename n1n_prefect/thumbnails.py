@@ -5,7 +5,8 @@ from importlib import import_module
 from io import BytesIO
 from typing import Any
 
-from n1n_prefect.inspection import MAX_PIXELS, _decoder, inspect
+from n1n_prefect.decoding import decoder_of
+from n1n_prefect.inspection import MAX_PIXELS, inspect
 
 MAX_BYTES = 40_000
 """Length of a thumbnail in bytes, at most."""
@@ -43,7 +44,7 @@ def data_uri(webp: bytes) -> str:
 def _shrunk(data: bytes, edge: int) -> Any:
     """A Pillow image within `edge`, or None."""
     try:
-        decoder = _decoder(inspect(data, structure=False, blank=False).media_type)
+        decoder = decoder_of(inspect(data, structure=False, blank=False).media_type)
         if decoder is None:
             return None
         image = decoder(BytesIO(data))

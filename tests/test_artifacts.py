@@ -179,13 +179,13 @@ class TestRow:
     def test_a_refusal_says_why_and_that_it_may_have_cost(self):
         ((left, right),) = rows(contact_sheet_markdown([refused()]))
         assert left == "**SKU-2**"
-        assert right == "**refused** (possibly charged): The prompt was refused \\(SAFETY\\)."
+        assert right == "**refused** (possibly charged)<br>The prompt was refused \\(SAFETY\\)."
 
     def test_an_invalid_image_is_shown_with_its_reason(self):
         outcome = ImageOutcome("a", "invalid", "got 1.00", image=staged(), charged="yes", estimated_cost_usd=0.039)
         ((left, right),) = rows(contact_sheet_markdown([outcome]))
         assert PICTURE.search(left)
-        assert right.startswith("**invalid**: got 1.00<br>A red mug")
+        assert right.startswith("**invalid**<br>got 1.00<br>A red mug")
 
     def test_reused(self):
         ((_, right),) = rows(contact_sheet_markdown([good(image=staged(reused=True))]))
@@ -204,21 +204,36 @@ class TestRow:
         assert left == "**autumn/week-46/living-room/so…**"
         assert right.replace("\u200b", "").startswith(name + "<br>")
 
-    def test_a_long_reason_is_cut_and_may_break(self):
-        ((_, right),) = rows(contact_sheet_markdown([refused(reason="x" * 5000)]))
-        assert len(right) < 400
-        assert max(map(len, re.split("[ \u200b]", right))) <= 41
+    def test_a_long_reason_is_cut_and_wrapped(self):
+        ((_, right),) = rows(contact_sheet_markdown([refused(reason="because of it " * 500)]))
+        verdict, *reason = right.split("<br>")
+        assert verdict == "**refused** (possibly charged)"
+        assert len(reason) == 4
+        assert max(map(len, reason)) <= 90
+        assert reason[-1].endswith("…")
 
-    def test_no_key_is_shown(self):
-        sheet = contact_sheet_markdown([refused(reason="Bearer sk-abcdefghijklmnop1234 is wrong")])
-        assert "abcdefgh" not in sheet
+    def test_a_long_word_may_break(self):
+        ((_, right),) = rows(contact_sheet_markdown([refused(reason="x" * 5000)]))
+        assert max(map(len, re.split("<br>|[ \u200b]", right))) <= 41
+
+    def test_what_a_failure_was_about(self):
+        outcome = refused(prompt_excerpt="A red fox", model="gemini-3-pro-image")
+        ((_, right),) = rows(contact_sheet_markdown([outcome]))
+        assert right.endswith("<br>A red fox<br>gemini-3-pro-image")
+        assert "fox" not in contact_sheet_markdown([outcome], show_prompts=False)
+
+    @pytest.mark.parametrize("before", [0, 80, 86, 88, 290])
+    def test_no_key_is_shown(self, before):
+        reason = "x" * before + " Bearer sk-abcdefghijklmnop1234 is wrong"
+        sheet = contact_sheet_markdown([refused(reason=reason)])
+        assert "abc" not in sheet
 
 
 class TestWhatIsTaken:
     def test_an_image_before_its_upload(self):
         ((left, right),) = rows(contact_sheet_markdown([staged()]))
         assert PICTURE.search(left)
-        assert right.startswith("**pending**: Generated and not uploaded.<br>")
+        assert right.startswith("**pending**<br>Generated and not uploaded.<br>")
 
     def test_an_upload_with_its_original(self):
         ((left, right),) = rows(contact_sheet_markdown([object_of(staged())]))
@@ -233,12 +248,15 @@ class TestWhatIsTaken:
     def test_errors_stand_for_their_items(self):
         sheet = contact_sheet_markdown([RefusedError("refused it"), ValueError("odd"), good()])
         assert "2 failed" not in sheet
-        assert [right.split(":")[0] for _, right in rows(sheet)[:2]] == ["**refused** (possibly charged)", "**failed**"]
+        assert [right.split("<br>")[0] for _, right in rows(sheet)[:2]] == [
+            "**refused** (possibly charged)",
+            "**failed**",
+        ]
 
     def test_none_is_an_item_without_a_result(self):
         sheet = contact_sheet_markdown([None, good()])
         assert sheet.startswith("**2 images**: 1 pending, 1 uploaded.")
-        assert ("**no name**", "**pending**: There is no result.") in rows(sheet)
+        assert ("**no name**", "**pending**<br>There is no result.") in rows(sheet)
 
     def test_a_generator(self):
         assert names(contact_sheet_markdown(good(f"n{n}") for n in range(2))) == ["n0", "n1"]

@@ -1,31 +1,26 @@
 import asyncio
-import copy
 import dataclasses
 import hashlib
 import json
 import logging
-import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import pytest
 from prefect import flow, task, unmapped
 from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
-from prefect.utilities.collections import visit_collection
-from prefect_aws import AwsClientParameters, AwsCredentials, MinIOCredentials, S3Bucket
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from n1n_prefect import blocks
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError
 from n1n_prefect.images import GeneratedImage, UploadedImage
 from n1n_prefect.pricing import Price
-from tests.s3_servers import Answer, S3Server, ScriptedStore, new_bucket
+from tests.s3_servers import Answer, ScriptedStore, new_bucket
 
 FOX, OWL = b"\x89PNG a red fox", b"\x89PNG a snowy owl"
 KEY = "sk-0123456789abcdef"
@@ -80,81 +75,6 @@ class TestS3LocationStandard(_Standard):
     @pytest.fixture
     def block(self) -> type[S3Location]:
         return S3Location
-
-
-@pytest.fixture(params=["credentials", "location"])
-def block(request: pytest.FixtureRequest) -> Block:
-    if request.param == "credentials":
-        return N1nCredentials(api_key=KEY, prices={"m": {"input": 1, "text": 2, "image": 3}})
-    return S3Location(bucket="shop", aws_access_key_id="AKIA1", aws_secret_access_key=SECRET, tags={"team": "pim"})
-
-
-class TestAsPrefectHandlesBlocks:
-    """A block that cannot be iterated still goes wherever Prefect takes it."""
-
-    def test_iterating_names_unmapped(self, block: Block):
-        with pytest.raises(InvalidRequestError, match=r"unmapped\(credentials\)"):
-            iter(block)
-        with pytest.raises(InvalidRequestError, match=f"{type(block).__name__} is one value"):
-            list(block)
-
-    def test_dict_is_the_fields(self, block: Block):
-        fields = type(block).model_fields
-        assert dict(block) == {name: getattr(block, name) for name in fields}
-        assert list(block.keys()) == list(fields)
-        with pytest.raises(KeyError):
-            block["no_such_field"]
-
-    def test_dump_and_back(self, block: Block):
-        dumped = block.model_dump(context={"include_secrets": True})
-        again = type(block).model_validate(dict(dumped))
-        assert again.model_dump(context={"include_secrets": True}) == dumped
-
-    def test_dispatch_by_slug(self, block: Block):
-        dumped = {**block.model_dump(context={"include_secrets": True}), "block_type_slug": block.get_block_type_slug()}
-        assert type(block)(**dumped).model_dump() == block.model_dump()
-
-    def test_document_and_back(self, block: Block):
-        ids = {"block_schema_id": "00000000-0000-0000-0000-000000000001"}
-        ids["block_type_id"] = "00000000-0000-0000-0000-000000000002"
-        document = block._to_block_document(name="x", include_secrets=True, **ids)
-        data = json.loads(json.dumps(document.data, default=str))
-        assert type(block).model_validate(data) == block
-
-    @pytest.mark.parametrize("through", [pickle, cloudpickle])
-    def test_pickles_even_after_use(self, block: Block, through: Any):
-        block.get_client()
-        assert through.loads(through.dumps(block)) == block
-
-    def test_copies(self, block: Block):
-        assert copy.deepcopy(block) == block == block.model_copy()
-
-    def test_visit_collection_walks_in(self, block: Block):
-        seen: list[Any] = []
-        visit_collection({"a": [block]}, seen.append)
-        assert any(isinstance(value, SecretStr) for value in seen)
-
-    def test_visit_collection_may_replace_what_it_finds(self, block: Block):
-        def shout(value: Any) -> Any:
-            return value.upper() if isinstance(value, str) else value
-
-        replaced = visit_collection(block, shout, return_data=True)
-        assert type(replaced) is type(block)
-        assert replaced != block
-
-    def test_no_secret_shows(self, block: Block):
-        for shown in (repr(block), str(block), str(block.model_dump()), block.model_dump_json()):
-            assert KEY not in shown
-            assert SECRET not in shown
-
-    def test_misspelt_field(self, block: Block):
-        with pytest.raises(InvalidRequestError, match=r"no field '(\w+)'; did you mean '\w+'") as caught:
-            type(block)(**{**dict(block), "base_ulr" if isinstance(block, N1nCredentials) else "buket": "x"})
-        assert KEY not in str(caught.value)
-
-    def test_unrelated_field_lists_the_known_ones(self, block: Block):
-        with pytest.raises(InvalidRequestError, match=r"there are (api_key|bucket), "):
-            type(block)(**{**dict(block), "zzz": "x"})
 
 
 @pytest.mark.prefect
@@ -535,114 +455,3 @@ class TestRead:
             s3_location.read(uploaded.bucket, uploaded.key, 3)
         with pytest.raises(SourceError, match="no such object"):
             s3_location.read(uploaded.bucket, "gone.png", 100)
-
-
-class TestFromBlock:
-    """Blocks of prefect-aws become a location that works as they do."""
-
-    def aws(self, server: S3Server, **fields: Any) -> AwsCredentials:
-        return AwsCredentials(
-            aws_access_key_id=server.access_key,
-            aws_secret_access_key=server.secret_key,
-            region_name="us-east-1",
-            aws_client_parameters=AwsClientParameters(endpoint_url=server.endpoint_url),
-            **fields,
-        )
-
-    def minio(self, server: S3Server, endpoint_url: str | None = None) -> MinIOCredentials:
-        return MinIOCredentials(
-            minio_root_user=server.access_key,
-            minio_root_password=server.secret_key,
-            aws_client_parameters=AwsClientParameters(endpoint_url=endpoint_url),
-        )
-
-    def test_aws_credentials(self, moto_server: S3Server, moto_client: Any):
-        bucket = new_bucket(moto_client)
-        location = S3Location.from_block(self.aws(moto_server, aws_session_token="token"), bucket=bucket, prefix="p")
-        assert location.aws_session_token.get_secret_value() == "token"
-        assert location.region_name == "us-east-1"
-        assert location.put_image(FOX, image=image_of()).uri == f"s3://{bucket}/p/{image_of().sha256}.png"
-
-    def test_minio_credentials_really_sign(self, rclone_server: S3Server, rclone_client: Any):
-        bucket = new_bucket(rclone_client)
-        block = self.minio(rclone_server, rclone_server.endpoint_url)
-        location = S3Location.from_block(block, bucket=bucket, checksum="md5")
-        assert location.put_image(FOX, image=image_of()).created
-        assert location.checksum == "md5"
-
-    def test_s3_bucket(self, moto_server: S3Server, moto_client: Any):
-        bucket = S3Bucket(
-            bucket_name=new_bucket(moto_client), credentials=self.aws(moto_server), bucket_folder="/summer/"
-        )
-        location = S3Location.from_block(bucket)
-        assert (location.bucket, location.prefix) == (bucket.bucket_name, "summer")
-        assert S3Location.from_block(bucket, prefix="winter").prefix == "winter"
-        assert S3Location.from_block(bucket, prefix="").prefix == ""
-        assert location.put_image(FOX, image=image_of()).created
-
-    def test_s3_bucket_on_minio(self, moto_server: S3Server):
-        bucket = S3Bucket(bucket_name="shop", credentials=self.minio(moto_server, moto_server.endpoint_url))
-        location = S3Location.from_block(bucket)
-        assert location.aws_access_key_id == moto_server.access_key
-        assert location.endpoint_url == moto_server.endpoint_url
-
-    def test_empty_credentials_leave_it_to_boto(self):
-        location = S3Location.from_block(AwsCredentials(), bucket="shop")
-        assert location.aws_access_key_id == location.region_name == location.endpoint_url == ""
-
-    def test_location_with_other_fields(self, s3_location: S3Location):
-        other = S3Location.from_block(s3_location, prefix="other", conditional_put="always")
-        assert (other.bucket, other.prefix, other.conditional_put) == (s3_location.bucket, "other", "always")
-        assert other.get_client() is s3_location.get_client()
-
-    def test_addressing_style_comes_along_and_the_rest_is_named(self, caplog: pytest.LogCaptureFixture):
-        config = {"s3": {"addressing_style": "virtual"}, "read_timeout": 5, "proxies": {}}
-        block = AwsCredentials(aws_client_parameters=AwsClientParameters(config=config))
-        with caplog.at_level(logging.WARNING, "n1n_prefect.blocks"):
-            assert S3Location.from_block(block, bucket="shop").addressing_style == "virtual"
-        assert "proxies, read_timeout is not taken over" in caplog.text
-
-    @pytest.mark.parametrize("block", [AwsCredentials(), S3Location])
-    def test_nothing_but_a_bucket_is_missing(self, block: Any):
-        if block is S3Location:
-            with pytest.raises(InvalidRequestError, match="is no S3 block"):
-                S3Location.from_block(block)
-        else:
-            with pytest.raises(InvalidRequestError, match="AwsCredentials names no bucket; pass bucket="):
-                S3Location.from_block(block)
-
-    @pytest.mark.parametrize(
-        ("fields", "said"),
-        [
-            ({"profile_name": "shop"}, "profile_name.* AWS_PROFILE"),
-            ({"aws_client_parameters": {"verify": False}}, "verify.* AWS_CA_BUNDLE"),
-            ({"aws_client_parameters": {"verify_cert_path": __file__}}, "verify_cert_path.* AWS_CA_BUNDLE"),
-            ({"aws_client_parameters": {"use_ssl": False}}, "use_ssl.* endpoint_url"),
-        ],
-    )
-    def test_what_would_be_lost_is_refused(self, fields: dict[str, Any], said: str):
-        with pytest.raises(InvalidRequestError, match=said):
-            S3Location.from_block(AwsCredentials(**fields), bucket="shop")
-
-    def test_assumed_role_is_refused(self):
-        class NewerAwsCredentials(AwsCredentials):
-            _block_type_slug = "newer-aws-credentials"
-            assume_role_arn: str = "arn:aws:iam::123456789012:role/images"
-
-        with pytest.raises(InvalidRequestError, match="assume_role_arn"):
-            S3Location.from_block(NewerAwsCredentials(), bucket="shop")
-
-    def test_minio_without_an_endpoint_does_not_go_to_aws(self, moto_server: S3Server):
-        with pytest.raises(InvalidRequestError, match="endpoint_url"):
-            S3Location.from_block(self.minio(moto_server), bucket="shop")
-        location = S3Location.from_block(self.minio(moto_server), bucket="shop", endpoint_url=moto_server.endpoint_url)
-        assert location.endpoint_url == moto_server.endpoint_url
-
-    @pytest.mark.parametrize("block", [N1nCredentials(api_key=KEY), "s3://shop", None, {"bucket": "shop"}])
-    def test_other_things(self, block: Any):
-        with pytest.raises(InvalidRequestError, match=r"is no S3 block; give an S3Bucket"):
-            S3Location.from_block(block, bucket="shop")
-
-    def test_misspelt_field(self):
-        with pytest.raises(InvalidRequestError, match="did you mean 'checksum'"):
-            S3Location.from_block(AwsCredentials(), bucket="shop", cheksum="md5")

@@ -1,7 +1,7 @@
 """The paid sequence, killed at every step and answered in every way."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -117,9 +117,9 @@ class TestTheStraightWay:
         world = World()
         made(world)
         assert world.trail == [
-            "Read 0.sent", "Write 0.sent", "Send", "Describe", world.trail[4], "Write 0.answered", "Forget",
+            "Read 0.sent", "Turn", "Write 0.sent", "Send", "Describe", world.trail[5], "Write 0.answered", "Forget",
         ]  # fmt: skip
-        assert world.trail[4].endswith(".png")
+        assert world.trail[5].endswith(".png")
 
     def test_the_image_is_a_reference_to_the_bytes_as_sent(self):
         world = World()
@@ -157,15 +157,6 @@ class TestTheStraightWay:
         assert world.trail == []
         assert caught.value.request_key == KEY
 
-    def test_a_refresh_pays_for_a_new_answer_and_keeps_the_old(self):
-        world = World()
-        made(world)
-        from dataclasses import replace
-
-        image = run(replace(call(), refresh=True).steps(), world.do)
-        assert (world.paid, image.reused) == (2, False)
-        assert {"0.answered", "1.answered"} <= set(journal(world))
-
     def test_staging_that_cannot_be_written_spends_nothing(self):
         world = World()
 
@@ -198,7 +189,7 @@ class TestTheStraightWay:
 
 
 class TestKilled:
-    STEPS = 7
+    STEPS = 8
 
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("step", range(STEPS))
@@ -213,6 +204,13 @@ class TestKilled:
         answer_was_read = paid_before == 1
         assert world.paid == 1 if answer_was_read or paid_before == 0 else 2
         assert world.spooled == {}
+
+    @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+    def test_what_only_waited_for_its_turn_is_known_not_to_be_sent(self, after):
+        world = World(kill_at=1, kill_after=after)
+        with pytest.raises(Killed):
+            made(world)
+        assert journal(world) == {}
 
     def test_a_kill_while_the_answer_is_under_way_is_known_to_be_unknown(self):
         world = World(script=[Killed()])
@@ -234,6 +232,69 @@ class TestKilled:
         world.stored[journal_key(KEY, 0, "answered")] = b""
         with pytest.raises(errors.OutcomeUnknownError):
             made(world, spending=Spending(on_unknown_outcome="fail"))
+
+
+class TestRefresh:
+    def refreshed(self, world, by="task-run-1", **spending):
+        return run(replace(call(Spending(**spending)), refresh=by).steps(), world.do)
+
+    def test_pays_for_a_new_answer_and_keeps_the_old(self):
+        world = World()
+        made(world)
+        assert not self.refreshed(world).reused
+        assert {"0.answered", "1.answered"} <= set(journal(world))
+        assert world.paid == 2
+
+    def test_pays_once_for_each_who_asks(self):
+        world = World()
+        made(world)
+        for _ in range(3):
+            self.refreshed(world)
+        assert world.paid == 2
+        self.refreshed(world, by="task-run-2")
+        assert world.paid == 3
+        assert {"0.answered", "1.answered", "2.answered"} <= set(journal(world))
+
+    def test_the_newest_answer_is_found_from_then_on(self):
+        world = World(script=[reply(x_oneapi_request_id="old"), reply(x_oneapi_request_id="new")])
+        assert [made(world).request_id, self.refreshed(world).request_id] == ["old", "new"]
+        assert made(world).request_id == "new"
+
+    def test_one_that_failed_is_tried_again_and_does_not_fall_back(self):
+        world = World(script=[reply(), reply("errors/google-retry-info.json", 429), reply()])
+        made(world)
+        with pytest.raises(errors.RateLimitError):
+            self.refreshed(world)
+        assert not self.refreshed(world).reused
+        assert world.paid == 3
+
+    def test_one_that_failed_leaves_the_old_answer_to_the_others(self):
+        world = World(script=[reply(), reply("errors/google-retry-info.json", 429)])
+        made(world)
+        with pytest.raises(errors.RateLimitError):
+            self.refreshed(world)
+        assert made(world).reused
+        assert world.paid == 2
+
+    def test_an_answer_that_was_read_is_not_paid_again_by_its_retry(self):
+        world = World()
+        made(world)
+        world.kill_at, world.kill_after = len(world.trail) + 5, True
+        with pytest.raises(Killed):
+            self.refreshed(world)
+        assert world.trail[-1] == "Send"
+        world.kill_at = None
+        self.refreshed(world)
+        assert world.paid == 2
+
+    def test_what_the_others_lost_is_not_counted_against_it(self):
+        world = World(script=[errors.OutcomeUnknownError("lost"), errors.OutcomeUnknownError("lost"), reply()])
+        with pytest.raises(errors.OutcomeUnknownError):
+            made(world)
+        with pytest.raises(errors.OutcomeUnknownError) as caught:
+            self.refreshed(world)
+        assert caught.value.is_transient
+        assert self.refreshed(world).sha256
 
 
 class TestUnknownOutcomes:
@@ -326,8 +387,6 @@ class TestFailures:
             made(World(script=[reply("errors/no-channel.json", 503)]))
 
     def test_an_echoed_key_is_not_written_down(self, tmp_path):
-        from dataclasses import replace
-
         body = json.dumps({"error": {"message": "bad key hush-hush"}}).encode()
         world = World(script=[SpooledReply(401, {}, memoryview(body))])
         with pytest.raises(errors.AuthenticationError):

@@ -1,8 +1,6 @@
 import base64
 import hashlib
 import logging
-import pickle
-import re
 import subprocess
 import sys
 import threading
@@ -11,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from io import BytesIO
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -19,7 +16,7 @@ from urllib3.response import HTTPResponse
 
 from n1n_prefect import s3
 from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError
-from tests.s3_servers import Answer, S3Server, ScriptedStore, free_port, new_bucket
+from tests.s3_servers import Answer, S3Server, ScriptedStore, new_bucket
 
 FOX, OWL = b"\x89PNG a red fox", b"\x89PNG a snowy owl"
 
@@ -47,134 +44,6 @@ def bucket(client: Any) -> str:
 @pytest.fixture
 def scripted(scripted_client: Any) -> Any:
     return scripted_client
-
-
-class TestFillKey:
-    def fill(self, template: str = s3.DEFAULT_KEY_TEMPLATE, **values: Any) -> str:
-        usual = {"prefix": "shop", "sha256": "ab12", "extension": "png", "name": None, "date": "2026-11-23"}
-        return s3.fill_key(template, **{**usual, "model": "flash", "request_key": "rk", **values})
-
-    def test_default(self):
-        assert self.fill() == "shop/ab12.png"
-
-    def test_every_name(self):
-        template = "{prefix}/{date}/{model}/{request_key}/{name}-{sha256}.{extension}"
-        assert self.fill(template, name="SKU-1") == "shop/2026-11-23/flash/rk/SKU-1-ab12.png"
-
-    @pytest.mark.parametrize("prefix", ["", "/", "//"])
-    def test_empty_segments_collapse_and_no_slash_leads(self, prefix: str):
-        assert self.fill("/{prefix}//a/{sha256}.{extension}", prefix=prefix) == "a/ab12.png"
-
-    def test_name_may_have_folders_and_any_letters(self):
-        assert self.fill("{prefix}/{name}.{extension}", name="Stühle/椅子 1") == "shop/Stühle/椅子 1.png"
-
-    def test_braces_in_values_are_only_braces(self):
-        assert self.fill("{prefix}/{name}", name="{sha256}{0.__class__}") == "shop/{sha256}{0.__class__}"
-
-    @pytest.mark.parametrize("name", ["../../other/x", "a/../b", "..", "./a", "..\\..\\x", "a/.."])
-    def test_name_never_climbs(self, name: str):
-        with pytest.raises(InvalidRequestError, match=r"'\.\.'"):
-            self.fill("{prefix}/{name}/x.{extension}", name=name)
-
-    @pytest.mark.parametrize("name", ["a\nb", "a\0b", "a\x7fb", "a\x85b", "a\ud800b"])
-    def test_control_characters_are_refused(self, name: str):
-        with pytest.raises(InvalidRequestError, match="control characters"):
-            self.fill("{prefix}/{name}", name=name)
-
-    @pytest.mark.parametrize("name", ["", "  ", "/", " / "])
-    def test_empty_name_is_refused(self, name: str):
-        with pytest.raises(InvalidRequestError, match="is empty"):
-            self.fill("{prefix}/{name}.{extension}", name=name)
-
-    def test_name_without_a_place_says_where_to_put_it(self):
-        with pytest.raises(InvalidRequestError, match=r"put \{name\} into the template"):
-            self.fill(name="SKU-1")
-
-    def test_place_without_a_name(self):
-        with pytest.raises(InvalidRequestError, match="pass name="):
-            self.fill("{prefix}/{name}.{extension}")
-
-    def test_length_is_counted_in_bytes(self):
-        assert len(self.fill("{name}", name="é" * 512).encode()) == 1024
-        with pytest.raises(InvalidRequestError, match="1,026 bytes"):
-            self.fill("{name}", name="é" * 513)
-
-    @pytest.mark.parametrize(
-        ("template", "said"),
-        [
-            ("{prefix}/{sku}.png", "{sku}"),
-            ("{prefix", "is broken"),
-            ("prefix}", "is broken"),
-            ("{prefix!r}/{sha256}", "{prefix!r}"),
-            ("{sha256:>99999999}", "{sha256:>99999999}"),
-            ("{0}/{sha256}", "{0}"),
-            ("{}/{sha256}", "{}"),
-            ("{sha256.__class__.__mro__}", "{sha256.__class__.__mro__}"),
-            ("{prefix[0]}/{sha256}", "{prefix[0]}"),
-            ("{Sha256}", "{Sha256}"),
-        ],
-    )
-    def test_what_is_not_a_known_name_is_quoted_beside_the_known_ones(self, template: str, said: str):
-        with pytest.raises(InvalidRequestError, match=re.escape(said)) as caught:
-            self.fill(template)
-        assert "{prefix}, {sha256}, {extension}, {name}, {date}, {model}, {request_key}" in caught.value.message
-
-    def test_template_that_gives_all_images_one_key(self):
-        with pytest.raises(InvalidRequestError, match="every image the same key"):
-            self.fill("{prefix}/{date}/{model}.{extension}")
-
-    @pytest.mark.parametrize("key", ["", "/a.png", "a/", "a/../b.png", "a\nb"])
-    def test_check_key_refuses(self, key: str):
-        with pytest.raises(InvalidRequestError, match="key="):
-            s3.check_key(key)
-
-    def test_check_key_refuses_a_whole_address(self):
-        with pytest.raises(InvalidRequestError, match="s3://"):
-            s3.check_key("s3://bucket/a.png")
-
-    @pytest.mark.parametrize(
-        ("media_type", "extension"),
-        [("image/png", "png"), ("image/jpeg", "jpg"), ("IMAGE/JPEG", "jpg"), ("image/webp", "webp"), ("", "bin")],
-    )
-    def test_extension_of(self, media_type: str, extension: str):
-        assert s3.extension_of(media_type) == extension
-
-
-class TestEncodeMetadata:
-    def test_ascii_stays_readable_and_the_rest_is_percent_encoded(self):
-        encoded = s3.encode_metadata({"Title": "Rote Füchse, 100% 椅子\n\tim  Schnee", "n": 3}, "ab")
-        assert encoded == {
-            "title": "Rote F%C3%BCchse, 100%25 %E6%A4%85%E5%AD%90 im Schnee",
-            "n": "3",
-            "sha256": "ab",
-        }
-        assert unquote(encoded["title"]) == "Rote Füchse, 100% 椅子 im Schnee"
-
-    def test_long_values_are_cut_to_fit_and_short_ones_stay(self):
-        metadata = {"note": "ü" * 5000, "story": "x" * 5000, "sku": "A-1"}
-        encoded = s3.encode_metadata(metadata, "f" * 64)
-        assert encoded["sku"] == "A-1"
-        assert encoded["sha256"] == "f" * 64
-        assert sum(len(key) + len(value) for key, value in encoded.items()) <= 2048
-        assert len(encoded["story"]) > 800
-
-    @pytest.mark.parametrize("before", range(9))
-    def test_no_letter_is_cut_in_two(self, before: int):
-        encoded = s3.encode_metadata({"note": "x" * before + "椅" * 5000}, "f" * 64)
-        assert set(unquote(encoded["note"], errors="strict")) - {"x"} == {"椅"}
-
-    @pytest.mark.parametrize("key", ["", "a b", "a:b", "ä", "-a", "x\r\ny", "k" * 129])
-    def test_unusable_keys(self, key: str):
-        with pytest.raises(InvalidRequestError, match="metadata key"):
-            s3.encode_metadata({key: "x"}, "ab")
-
-    def test_keys_that_differ_only_in_case(self):
-        with pytest.raises(InvalidRequestError, match="differ only in case"):
-            s3.encode_metadata({"SKU": "1", "sku": "2"}, "ab")
-
-    def test_too_many_keys(self):
-        with pytest.raises(InvalidRequestError, match="too many"):
-            s3.encode_metadata({f"key-{number}": "value" for number in range(200)}, "f" * 64)
 
 
 class TestPut:
@@ -577,121 +446,6 @@ class TestRead:
         with pytest.raises(SourceError, match="broke off") as caught:
             s3.read(scripted, "shop", "fox.png", 100)
         assert caught.value.is_transient
-
-
-class TestLocationErrors:
-    @pytest.mark.parametrize(
-        ("status", "code", "said", "is_transient"),
-        [
-            (404, "NoSuchBucket", "there is no bucket 'shop'", False),
-            (403, "InvalidAccessKeyId", "does not know this access key", False),
-            (403, "SignatureDoesNotMatch", "aws_secret_access_key", False),
-            (403, "AccessDenied", "grant s3:PutObject", False),
-            (403, "RequestTimeTooSkewed", "clock is more than 15 minutes off", False),
-            (400, "ExpiredToken", "session token has expired", False),
-            (400, "InvalidBucketName", "'shop' is not a bucket's name", False),
-            (400, "RequestTimeout", "another try", True),
-            (400, "BadDigest", "did not arrive as they were sent", True),
-            (503, "SlowDown", "another try", True),
-            (500, "InternalError", "another try", True),
-            (502, "", "another try", True),
-            (429, "TooManyRequests", "another try", True),
-            (501, "NotImplemented", "conditional_put='never'", False),
-            (400, "InvalidStorageClass", "in its own words", False),
-        ],
-    )
-    def test_answers(
-        self, scripted: Any, scripted_store: ScriptedStore, status: int, code: str, said: str, is_transient: bool
-    ):
-        scripted_store.says(Answer(status, code, {"x-amz-request-id": "REQ-7"}, message="Own words."))
-        with pytest.raises(UploadError, match=re.escape(said)) as caught:
-            put(scripted, "shop", "fox.png", conditional="always")
-        error = caught.value
-        assert (error.status_code, error.is_transient, error.charged) == (status, is_transient, "yes")
-        assert error.code == (code or str(status))
-        assert "s3://shop/fox.png" in error.message
-        if code:
-            assert "Own words. (request id: REQ-7)" in str(error)
-
-    def test_wrong_region_names_the_right_one(self, scripted: Any, scripted_store: ScriptedStore):
-        wrong = Answer(400, "AuthorizationHeaderMalformed", {"x-amz-bucket-region": "eu-west-1"}, "expecting eu-west-1")
-        scripted_store.says(*[wrong] * 4)
-        with pytest.raises(UploadError, match="another region, eu-west-1; set region_name"):
-            put(scripted, "shop", "fox.png", conditional="always")
-
-    def test_endpoint_down(self):
-        nobody = S3Server(f"http://127.0.0.1:{free_port()}", "some-key", "some-secret")
-        with closing(nobody.client()) as client, pytest.raises(UploadError, match="check endpoint_url") as caught:
-            put(client, "shop", "fox.png")
-        assert (caught.value.code, caught.value.is_transient) == ("EndpointConnectionError", True)
-
-    def test_no_answer_in_time(self, scripted_store: ScriptedStore):
-        scripted_store.says(Answer(hangs=True))
-        with (
-            closing(scripted_store.server.client(read_timeout_seconds=0.2)) as client,
-            pytest.raises(UploadError, match="did not answer in time") as caught,
-        ):
-            put(client, "shop", "fox.png", conditional="always")
-        assert (caught.value.code, caught.value.is_transient) == ("ReadTimeoutError", True)
-
-    def test_no_credentials(self, scripted_store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-        with (
-            closing(s3.make_client(endpoint_url=scripted_store.server.endpoint_url)) as client,
-            pytest.raises(UploadError, match="S3Location block") as caught,
-        ):
-            put(client, "shop", "fox.png")
-        assert (caught.value.code, caught.value.is_transient) == ("NoCredentialsError", False)
-
-    def test_bucket_name_that_boto_refuses(self, scripted: Any):
-        with pytest.raises(UploadError, match="check bucket") as caught:
-            put(scripted, "s3://shop", "fox.png")
-        assert caught.value.code == "ParamValidationError"
-
-    def test_travels_between_processes(self, scripted: Any, scripted_store: ScriptedStore):
-        scripted_store.says(Answer(403, "AccessDenied", message="Not yours."))
-        with pytest.raises(UploadError) as caught:
-            put(scripted, "shop", "fox.png", conditional="always")
-        again = pickle.loads(pickle.dumps(caught.value))
-        assert (str(again), again.code, again.status_code) == (str(caught.value), "AccessDenied", 403)
-
-    def test_cause_does_not_hold_the_session_token(self, scripted_store: ScriptedStore):
-        told = b"<Error><Code>SignatureDoesNotMatch</Code><Message>No.</Message><StringToSign>tok-secret</StringToSign>"
-        scripted_store.says(Answer(403, body=told + b"</Error>"))
-        with (
-            closing(scripted_store.server.client(aws_session_token="tok-secret")) as client,
-            pytest.raises(UploadError) as caught,
-        ):
-            put(client, "shop", "fox.png", conditional="always")
-        assert scripted_store.requests[0].headers["x-amz-security-token"] == "tok-secret"
-        assert "tok-secret" not in repr(vars(caught.value.__cause__))
-
-    def test_closed_connection_does_not_keep_the_request(self, scripted_store: ScriptedStore):
-        scripted_store.says(Answer(says_nothing=True))
-        with (
-            closing(scripted_store.server.client(aws_session_token="tok-secret")) as client,
-            pytest.raises(UploadError, match="closed the connection") as caught,
-        ):
-            put(client, "shop", "fox.png", conditional="always")
-        assert caught.value.is_transient
-        assert getattr(caught.value.__cause__, "request", None) is None
-
-    def test_every_boto_error_has_a_meaning(self):
-        from botocore import exceptions
-
-        kinds = [kind for kind in vars(exceptions).values() if isinstance(kind, type)]
-        known = {name for name, _, _ in s3._LOCAL_MEANINGS}
-        ours = [kind for kind in kinds if issubclass(kind, exceptions.BotoCoreError)]
-        assert len(ours) > 50
-        assert all({parent.__name__ for parent in kind.__mro__} & known for kind in ours)
-        order = {name: position for position, (name, _, _) in enumerate(s3._LOCAL_MEANINGS)}
-        for kind in ours:
-            bases = [order[parent.__name__] for parent in kind.__mro__ if parent.__name__ in order]
-            assert bases[0] == min(bases), f"{kind.__name__} is read as its base"
 
 
 class TestMakeClient:

@@ -19,9 +19,11 @@ from n1n_prefect.images import ImageRequest, Usage, excerpt
 from n1n_prefect.sources import LoadedRequest
 from n1n_prefect.wire import failure
 from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
+from n1n_prefect.wire.long_values import parse
 
 Headers = Mapping[str, str]
 Json = dict[str, Any]
+LongValues = dict[str, memoryview]
 
 # ── before spending ──────────────────────────────────────────────────────────
 
@@ -153,6 +155,9 @@ class _Answer:
     drafts: list[str] = field(default_factory=list[str])
     """Base64 of images that are thoughts."""
 
+    long_values: LongValues = field(default_factory=dict[str, memoryview])
+    """Long base64 by the name that stands for it among the images."""
+
     texts: list[str] = field(default_factory=list[str])
     finish_reason: str = ""
     finish_message: str = ""
@@ -184,22 +189,20 @@ def read_reply(status: int, headers: Headers, body: bytes | memoryview) -> Reply
     """
     if not 200 <= status < 300:
         raise failure.error_from(status, headers, body)
+    whole = body if isinstance(body, bytes) else bytes(body)
     answer = _Answer()
-    for document in _documents(body, request_id_of(headers)):
+    for document in _documents(whole, answer.long_values, request_id_of(headers)):
         if document.get("error"):
             raise failure.error_within(status, headers, document)
         _gather(answer, document)
-        del document  # megabytes of signature, before the image is decoded beside them
     return _reply(answer, request_id_of(headers))
 
 
-def _documents(body: bytes | memoryview, request_id: str) -> Iterator[Json]:
-    view = memoryview(body)
-    start = bytes(view[:64]).lstrip()
-    if start.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
-        yield from _sse_documents(view, request_id)
+def _documents(body: bytes, long_values: LongValues, request_id: str) -> Iterator[Json]:
+    if body[:64].lstrip().startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
+        yield from _sse_documents(body, long_values, request_id)
         return
-    document = _json(view, request_id)
+    document = _json(body, 0, len(body), long_values, request_id)
     if isinstance(document, list):
         yield from (chunk for chunk in document if isinstance(chunk, dict))
     elif isinstance(document, dict):
@@ -208,44 +211,34 @@ def _documents(body: bytes | memoryview, request_id: str) -> Iterator[Json]:
         raise _malformed(f"JSON that is no object ({type(document).__name__})", request_id)
 
 
-def _sse_documents(view: memoryview, request_id: str) -> Iterator[Json]:
+def _sse_documents(body: bytes, long_values: LongValues, request_id: str) -> Iterator[Json]:
     """The JSON of each `data:` line; an error may stand between them without the prefix."""
     bare = bytearray()
-    for line in _lines(view):
-        start = bytes(line[:16])
-        if start.startswith(b"data:"):
-            if start[5:].strip() not in (b"", b"[DONE]"):
-                yield _json(line[5:], request_id)
-        elif start[:1] in (b"{", b"}", b" ", b"\t", b'"'):
-            bare += line
+    for start, end in _lines(body):
+        if body.startswith(b"data:", start, end):
+            if body[start + 5 : min(start + 16, end)].strip() not in (b"", b"[DONE]"):
+                yield _json(body, start + 5, end, long_values, request_id)
+        elif body[start : start + 1] in (b"{", b"}", b" ", b"\t", b'"'):
+            bare += body[start:end]
     if bare.strip():
-        yield _json(memoryview(bare), request_id)
+        yield _json(bytes(bare), 0, len(bare), long_values, request_id)
 
 
-_STEP = 65_536  # bytes looked at in one go, so that lines of tens of megabytes are not copied to be split
-
-
-def _lines(view: memoryview) -> Iterator[memoryview]:
+def _lines(body: bytes) -> Iterator[tuple[int, int]]:
+    """Where each line begins and ends; lines of tens of megabytes are not copied to be split."""
     start = 0
-    while start < len(view):
-        end = _end_of_line(view, start)
-        yield view[start:end]
+    while start < len(body):
+        end = body.find(b"\n", start)
+        end = len(body) if end < 0 else end
+        yield start, end
         start = end + 1
 
 
-def _end_of_line(view: memoryview, start: int) -> int:
-    for at in range(start, len(view), _STEP):
-        found = bytes(view[at : at + _STEP]).find(b"\n")
-        if found >= 0:
-            return at + found
-    return len(view)
-
-
-def _json(view: memoryview, request_id: str) -> Any:
+def _json(body: bytes, start: int, end: int, long_values: LongValues, request_id: str) -> Any:
     try:
-        return orjson.loads(view)
+        return parse(body, start, end, long_values)
     except orjson.JSONDecodeError as exc:
-        raise _malformed(_what_it_is(view, exc), request_id) from None
+        raise _malformed(_what_it_is(memoryview(body)[start:end], exc), request_id) from None
 
 
 def _what_it_is(view: memoryview, exc: orjson.JSONDecodeError) -> str:
@@ -316,7 +309,7 @@ def _reply(answer: _Answer, request_id: str) -> Reply:
         raise _why_no_image(answer, request_id)
     is_address = image.startswith(("http://", "https://"))
     return Reply(
-        data=b"" if is_address else _decoded(image, request_id),
+        data=b"" if is_address else _decoded(answer.long_values.get(image, image), request_id),
         url=image if is_address else "",
         text=text,
         finish_reason=answer.finish_reason,
@@ -342,11 +335,12 @@ def _image_of(answer: _Answer) -> tuple[str, str]:
     return (answer.drafts[-1] if answer.drafts else ""), text
 
 
-def _decoded(image: str, request_id: str) -> bytes:
+def _decoded(image: str | memoryview, request_id: str) -> bytes:
     """Base64 to bytes, refusing what the lenient decoder would skip."""
     if len(image) % 4 == 0 and (data := _lenient(image)) and len(data) == _expected_length(image):
         return data
-    tidy = "".join(image.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    text = image if isinstance(image, str) else _unescaped(image)
+    tidy = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
     tidy += "=" * (-len(tidy) % 4)
     data = _lenient(tidy)
     if not data or len(data) != _expected_length(tidy):
@@ -354,15 +348,24 @@ def _decoded(image: str, request_id: str) -> bytes:
     return data
 
 
-def _lenient(image: str) -> bytes:
+def _unescaped(value: memoryview) -> str:
+    """The text of a JSON string that was not parsed with its document; empty if it is none."""
+    try:
+        return orjson.loads(b'"%b"' % value)
+    except orjson.JSONDecodeError:
+        return ""
+
+
+def _lenient(image: str | memoryview) -> bytes:
     try:
         return binascii.a2b_base64(image)
     except (binascii.Error, ValueError):
         return b""
 
 
-def _expected_length(image: str) -> int:
-    return len(image) // 4 * 3 - (image[-2:].count("="))
+def _expected_length(image: str | memoryview) -> int:
+    padding = sum(mark in ("=", ord("=")) for mark in image[-2:])
+    return len(image) // 4 * 3 - padding
 
 
 def _why_no_image(answer: _Answer, request_id: str) -> errors.N1nError:

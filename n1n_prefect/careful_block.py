@@ -1,0 +1,79 @@
+"""What both of our blocks are: careful about their fields, their secrets, and being mapped over."""
+
+import difflib
+from abc import ABC
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any, ClassVar, NoReturn
+
+from prefect.blocks.core import Block
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+
+from n1n_prefect.errors import InvalidRequestError
+
+
+class CarefulBlock(Block, ABC):
+    """A block that refuses misspelt fields and masked secrets, keeps secrets out of errors, and is never mapped over.
+
+    Raises:
+        InvalidRequestError: A field is unknown or its value unusable; the message names it and the remedy.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **fields: Any) -> None:
+        wrong = _unknown_fields(type(self), fields)
+        try:
+            if not wrong:
+                super().__init__(**fields)
+        except ValidationError as exc:
+            wrong = "; ".join(map(_said, exc.errors(include_url=False, include_input=False)))
+        # Raised out here, without pydantic's error behind it: that one holds the input, and so the key.
+        if wrong:
+            raise InvalidRequestError(f"{type(self).__name__}: {wrong}")
+
+    @field_validator("*")
+    @classmethod
+    def _not_masked(cls, value: Any) -> Any:
+        secret = value.get_secret_value() if isinstance(value, SecretStr) else ""
+        if secret and not secret.strip("*"):
+            raise ValueError(
+                "it is only asterisks, which is how Prefect shows a secret: a block passed by value was masked on its "
+                "way. Pass it by reference, {'$ref': {'block_document_id': …}}, or load it by name in the flow"
+            )
+        return value
+
+    def __iter__(self) -> NoReturn:
+        # Prefect's .map would take the block for a list of its fields.
+        raise InvalidRequestError(
+            f"{type(self).__name__} is one value, not a list; in .map wrap it in unmapped(…), for instance "
+            "credentials=unmapped(credentials) or destination=unmapped(destination)."
+        )
+
+    # What dict(block) uses in place of iteration; Prefect walks over parameters with it.
+
+    def keys(self) -> Iterable[str]:
+        """The names of the fields."""
+        return dict(_items(self)).keys()
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(_items(self))[name]
+
+
+def _items(block: BaseModel) -> Generator[tuple[str, Any], None, None]:
+    return BaseModel.__iter__(block)
+
+
+def _unknown_fields(block: type[Block], fields: Mapping[str, Any]) -> str:
+    """What is wrong with the names of the fields, with the nearest right one; empty if nothing is."""
+    known = [*block.model_fields]
+    ours = {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
+    for name in sorted(fields.keys() - {*known} - ours):
+        near = difflib.get_close_matches(name, known, 1)
+        return f"no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}.")
+    return ""
+
+
+def _said(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    what = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

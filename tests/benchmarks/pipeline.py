@@ -1,0 +1,95 @@
+"""The three-task pipeline beside a bare script and beside tasks that do nothing: client CPU, and memory growth."""
+
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks import servers
+from tests.benchmarks.measuring import Line, fresh
+from tests.benchmarks.variants import measured
+
+CPU_AT_MOST = 1.15  # times the bare script and three tasks that do nothing, together
+GROWTH_AT_MOST = 0.1  # megabytes an image
+_RUNS = ("bare", "nothing", "three_tasks", "anothing", "athree_tasks", "one_task")
+_FEW, _MANY = 50, 250
+
+
+@dataclass
+class Place:
+    """Where the variants run: the servers' addresses and a folder."""
+
+    folder: Path
+    prefect_api: str
+    gateway: str
+    s3: str
+    runs: int = 0
+
+    def run(self, variant: str, images: int) -> dict[str, float]:
+        """What one variant took, in a fresh process with storage of its own."""
+        self.runs += 1
+        home = self.folder / f"run-{self.runs}"
+        env = {
+            "PREFECT_API_URL": self.prefect_api,
+            "PREFECT_HOME": str(home),
+            "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
+        }
+        ended = fresh(measured, variant, images, self.gateway, self.s3, env=env)
+        servers.forget_objects(self.s3)
+        cpu = ended.cpu_seconds - ended.told["cpu_before"]
+        return {**ended.told, "cpu_ms": cpu / images * 1000}
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    """Servers in processes of their own."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        servers.prefect_server(Path(folder, "prefect")) as prefect_api,
+        servers.gateway() as gateway,
+        servers.moto() as s3,
+    ):
+        yield Place(Path(folder), prefect_api, gateway, s3)
+
+
+# ── CPU ──────────────────────────────────────────────────────────────────────
+
+
+def cpu_lines(where: Place, images: int, rounds: int) -> Iterator[Line]:
+    """Client CPU an image, from behind the warm-up to the end of the process."""
+    taken: dict[str, list[dict[str, float]]] = {variant: [] for variant in _RUNS}
+    for number in range(rounds):
+        for variant in _RUNS if number % 2 == 0 else reversed(_RUNS):
+            taken[variant].append(where.run(variant, images))
+    for variant, runs in taken.items():
+        seconds = statistics.median(run["seconds"] for run in runs)
+        detail = f"{images / seconds:.1f} images/s; peak {statistics.median(run['peak_mb'] for run in runs):.0f} MB"
+        cpu = [run["cpu_ms"] for run in runs]
+        yield Line("pipeline", f"CPU an image, {variant}", statistics.median(cpu), "ms", None, f"{detail}; {_all(cpu)}")
+    for ours, floor in (("three_tasks", "nothing"), ("athree_tasks", "anothing")):
+        ratios = [
+            run["cpu_ms"] / (bare["cpu_ms"] + empty["cpu_ms"])
+            for run, bare, empty in zip(taken[ours], taken["bare"], taken[floor], strict=True)
+        ]
+        yield Line("pipeline", f"CPU, {ours}", statistics.median(ratios), "x sum", CPU_AT_MOST, _all(ratios))
+
+
+def _all(values: list[float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+# ── memory ───────────────────────────────────────────────────────────────────
+
+
+def memory_lines(where: Place, rounds: int) -> Iterator[Line]:
+    """How much the peak of a process grows with the number of its images."""
+    for variant, goal in (("nothing", None), ("three_tasks", GROWTH_AT_MOST), ("athree_tasks", GROWTH_AT_MOST)):
+        few, many = (_peak(where, variant, images, rounds) for images in (_FEW, _MANY))
+        detail = f"{few:.0f} MB at {_FEW}, {many:.0f} MB at {_MANY}"
+        yield Line("memory", f"growth, {variant}", (many - few) / (_MANY - _FEW), "MB/img", goal, detail)
+
+
+def _peak(where: Place, variant: str, images: int, rounds: int) -> float:
+    return statistics.median(where.run(variant, images)["peak_mb"] for _ in range(rounds))

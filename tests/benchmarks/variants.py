@@ -1,0 +1,205 @@
+"""The ways to get images into S3 that are compared; each runs alone in a fresh process."""
+
+import asyncio
+import base64
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from tests.benchmarks.measuring import MEGABYTE, peak_bytes
+
+AT_ONCE = 8
+MODEL = "gemini-2.5-flash-image"
+API_KEY = "sk-local-gateway"
+_WARM_UP = 2
+Run = Callable[[Sequence[str]], object]
+
+
+def measured(variant: str, images: int, gateway: str, endpoint_url: str) -> dict[str, float]:
+    """Runs a variant, after a short run that loads what it loads; for a fresh process.
+
+    Returns:
+        CPU seconds before it began, its wall seconds, and the most megabytes that the process held.
+    """
+    with VARIANTS[variant](gateway, endpoint_url) as run:
+        run(_prompts("warm up", _WARM_UP))
+        before, started = time.process_time(), time.monotonic()
+        made = run(_prompts("a red fox", images))
+        seconds = time.monotonic() - started
+    assert len(set(made)) == images, f"{len(set(made))} of {images}"
+    return {"cpu_before": before, "seconds": seconds, "peak_mb": peak_bytes() / MEGABYTE}
+
+
+def _prompts(words: str, count: int) -> list[str]:
+    return [f"{words} {number}" for number in range(count)]
+
+
+# ── without an orchestrator ──────────────────────────────────────────────────
+
+
+@contextmanager
+def bare(gateway: str, endpoint_url: str) -> Iterator[Run]:
+    """httpx, orjson, base64, hashlib and boto3 on eight threads."""
+    import httpx
+    import orjson
+
+    s3 = _s3_client(endpoint_url)
+    s3.create_bucket(Bucket="bare")
+    url = f"{gateway}/v1beta/models/{MODEL}:generateContent"
+    with httpx.Client(headers={"authorization": f"Bearer {API_KEY}"}, timeout=300) as http:
+
+        def one(prompt: str) -> str:
+            body = {"contents": [{"role": "user", "parts": [{"text": prompt}]}]}
+            reply = orjson.loads(http.post(url, json=body).raise_for_status().content)
+            parts = reply["candidates"][0]["content"]["parts"]
+            image = next(part["inlineData"] for part in parts if "inlineData" in part)
+            data = base64.b64decode(image["data"])
+            key = f"images/{hashlib.sha256(data).hexdigest()}.png"
+            s3.put_object(Bucket="bare", Key=key, Body=data, ContentType=image["mimeType"])
+            return key
+
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            yield lambda prompts: list(threads.map(one, prompts))
+
+
+def _s3_client(endpoint_url: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id="benchmark",
+        aws_secret_access_key="benchmark",
+        config=Config(max_pool_connections=32),
+    )
+
+
+# ── Prefect's floor ──────────────────────────────────────────────────────────
+
+
+@contextmanager
+def nothing(gateway: str, endpoint_url: str) -> Iterator[Run]:
+    """Three tasks an image that do nothing, mapped on eight threads."""
+    from prefect import flow, task
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    @task
+    def step(value: str) -> str:
+        return value
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=AT_ONCE))
+    def three_steps(prompts: list[str]) -> list[str]:
+        return step.map(step.map(step.map(prompts))).result()
+
+    yield three_steps
+
+
+@contextmanager
+def anothing(gateway: str, endpoint_url: str) -> Iterator[Run]:
+    """Three asynchronous tasks an image that do nothing, eight images at once."""
+    from prefect import flow, task
+
+    @task
+    async def step(value: str) -> str:
+        return value
+
+    async def one(prompt: str) -> str:
+        return await step(await step(await step(prompt)))
+
+    @flow
+    async def three_steps(prompts: list[str]) -> list[str]:
+        return await _eight_at_once(one, prompts)
+
+    yield lambda prompts: asyncio.run(three_steps(prompts))
+
+
+async def _eight_at_once(one: Callable[[str], Any], prompts: list[str]) -> list[Any]:
+    free = asyncio.Semaphore(AT_ONCE)
+
+    async def bounded(prompt: str) -> Any:
+        async with free:
+            return await one(prompt)
+
+    return await asyncio.gather(*map(bounded, prompts))
+
+
+# ── ours ─────────────────────────────────────────────────────────────────────
+
+
+def _blocks(gateway: str, endpoint_url: str) -> tuple[Any, Any]:
+    from n1n_prefect import N1nCredentials, S3Location
+
+    destination = S3Location(
+        bucket="ours",
+        prefix="images",
+        endpoint_url=endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id="benchmark",
+        aws_secret_access_key="benchmark",
+    )
+    destination.get_client().create_bucket(Bucket="ours")
+    return N1nCredentials(api_key=API_KEY, base_url=gateway), destination
+
+
+@contextmanager
+def three_tasks(gateway: str, endpoint_url: str) -> Iterator[Run]:
+    """generate_image, validate_image and upload_image, mapped on eight threads."""
+    from n1n_prefect import generate_image, upload_image, validate_image
+    from prefect import flow, unmapped
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    credentials, destination = _blocks(gateway, endpoint_url)
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=AT_ONCE))
+    def generate_to_s3(prompts: list[str]) -> list[str]:
+        images = generate_image.map(prompts, credentials=unmapped(credentials), model=MODEL)
+        uploads = upload_image.map(validate_image.map(images), destination=unmapped(destination))
+        return [uploaded.key for uploaded in uploads.result()]
+
+    yield generate_to_s3
+
+
+@contextmanager
+def athree_tasks(gateway: str, endpoint_url: str) -> Iterator[Run]:
+    """The same with asynchronous tasks, eight images at once."""
+    from n1n_prefect import agenerate_image, aupload_image, avalidate_image
+    from prefect import flow
+
+    credentials, destination = _blocks(gateway, endpoint_url)
+
+    async def one(prompt: str) -> str:
+        image = await agenerate_image(prompt, credentials=credentials, model=MODEL)
+        return (await aupload_image(await avalidate_image(image), destination=destination)).key
+
+    @flow
+    async def generate_to_s3(prompts: list[str]) -> list[str]:
+        return await _eight_at_once(one, prompts)
+
+    yield lambda prompts: asyncio.run(generate_to_s3(prompts))
+
+
+@contextmanager
+def one_task(gateway: str, endpoint_url: str) -> Iterator[Run]:
+    """image_to_s3, which does all of it in one task an image, mapped on eight threads."""
+    from n1n_prefect import image_to_s3
+    from prefect import flow, unmapped
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    credentials, destination = _blocks(gateway, endpoint_url)
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=AT_ONCE))
+    def generate_to_s3(prompts: list[str]) -> list[str]:
+        blocks = {"credentials": unmapped(credentials), "destination": unmapped(destination)}
+        return [outcome.uploaded.key for outcome in image_to_s3.map(prompts, model=MODEL, **blocks).result()]
+
+    yield generate_to_s3
+
+
+VARIANTS: dict[str, Any] = {
+    run.__name__: run for run in (bare, nothing, anothing, three_tasks, athree_tasks, one_task)
+}

@@ -1,0 +1,172 @@
+import copy
+import pickle
+
+import cloudpickle
+import pytest
+
+from n1n_prefect import errors
+from n1n_prefect.errors import ImageValidationError, N1nError, Violation, masked, without_secrets
+from tests.examples import KEY, generated
+
+CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, N1nError)]
+FIELDS = {
+    "status_code": 429,
+    "code": "rate_limit",
+    "charged": "unknown",
+    "is_transient": True,
+    "retry_after_seconds": 12.5,
+    "finish_reason": "SAFETY",
+    "model_text": "I would rather not.",
+}
+SECRET = "sk-9f8e7d6c5b4a39281706"
+
+# What the documentation says of each class: whether it is worth a retry, and whether it cost money.
+PROMISED = {
+    "N1nError": (False, "no"),
+    "InvalidRequestError": (False, "no"),
+    "AuthenticationError": (False, "no"),
+    "PermissionDeniedError": (False, "no"),
+    "QuotaError": (False, "no"),
+    "BudgetExceededError": (False, "no"),
+    "ModelNotAvailableError": (False, "no"),
+    "RateLimitError": (True, "no"),
+    "GatewayError": (True, "no"),
+    "OutcomeUnknownError": (True, "unknown"),
+    "RefusedError": (False, "unknown"),
+    "NoImageError": (True, "unknown"),
+    "MalformedReplyError": (True, "unknown"),
+    "ImageValidationError": (False, "yes"),
+    "SourceError": (False, "no"),
+    "StagingError": (True, "no"),
+    "JournalUnreadableError": (True, "no"),
+    "UploadError": (False, "yes"),
+}
+
+
+def copies(error):
+    return [
+        pickle.loads(pickle.dumps(error)),
+        pickle.loads(pickle.dumps(error, protocol=2)),
+        cloudpickle.loads(cloudpickle.dumps(error)),
+        copy.copy(error),
+        copy.deepcopy(error),
+    ]
+
+
+def full(kind):
+    """An error of this class with every field set to something unusual."""
+    violations = [Violation("width", "1024 pixels", "1023 pixels")]
+    error = (
+        kind("What happened.", "req-1", violations=violations)
+        if kind is ImageValidationError
+        else kind("What happened.", "req-1", **FIELDS)
+    )
+    error.request_key = KEY
+    error.image = generated()
+    return error
+
+
+class TestEveryClass:
+    def test_none_is_missing_from_the_table(self):
+        assert {kind.__name__ for kind in CLASSES} == set(PROMISED)
+
+    @pytest.mark.parametrize("kind", CLASSES)
+    def test_is_transient_and_charged_as_promised(self, kind):
+        error = kind("x")
+        assert (error.is_transient, error.charged) == PROMISED[kind.__name__]
+
+    @pytest.mark.parametrize("kind", CLASSES)
+    def test_is_drawn_in_the_tree(self, kind):
+        assert kind.__name__ in errors.__doc__
+
+    @pytest.mark.parametrize("kind", CLASSES)
+    def test_can_be_made_of_nothing_and_of_positions(self, kind):
+        assert str(kind()) == ""
+        error = kind("What happened.", "req-1")
+        assert (error.message, error.request_id, error.args) == ("What happened.", "req-1", ("What happened.",))
+        assert str(error) == "What happened. (request id: req-1)"
+
+    @pytest.mark.parametrize("kind", CLASSES)
+    def test_survives_pickling_with_all_its_fields(self, kind):
+        error = full(kind)
+        for other in copies(error):
+            assert type(other) is kind
+            assert vars(other) == vars(error)
+            assert str(other) == str(error)
+
+    @pytest.mark.parametrize("kind", CLASSES)
+    def test_what_is_set_later_survives_too(self, kind):
+        error = kind("x")
+        error.is_transient = not error.is_transient
+        assert pickle.loads(pickle.dumps(error)).is_transient is error.is_transient
+
+    @pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind is not ImageValidationError])
+    def test_what_is_known_better_wins_over_the_class(self, kind):
+        error = kind("x", charged="yes", is_transient=False)
+        assert (error.charged, error.is_transient) == ("yes", False)
+        assert kind("x", is_transient=True).is_transient
+
+
+class TestTheTree:
+    def test_an_invalid_request_is_a_value_error(self):
+        with pytest.raises(ValueError, match="3:1"):
+            raise errors.InvalidRequestError("aspect_ratio='3:1'")
+
+    def test_an_unreadable_journal_is_a_staging_error(self):
+        assert issubclass(errors.JournalUnreadableError, errors.StagingError)
+
+    def test_nothing_else_is_a_kind_of_anything_else(self):
+        direct = {kind for kind in CLASSES if kind.__bases__[0] is N1nError}
+        assert {kind.__name__ for kind in CLASSES} - {kind.__name__ for kind in direct} == {
+            "N1nError",
+            "JournalUnreadableError",
+        }
+
+    def test_one_error_does_not_change_the_class(self):
+        errors.RateLimitError("x").is_transient = False
+        assert errors.RateLimitError("y").is_transient
+
+
+class TestViolations:
+    def test_say_rule_expected_and_actual(self):
+        assert str(Violation("width", "1024 pixels", "1023 pixels")) == "width: expected 1024 pixels, got 1023 pixels"
+
+    def test_are_not_shared_between_errors(self):
+        ImageValidationError("x").violations.append(Violation("a", "b", "c"))
+        assert ImageValidationError("y").violations == []
+
+
+class TestSecrets:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"Incorrect API key provided: {SECRET}.",
+            f"Authorization: Bearer {SECRET}",
+            "Authorization: Bearer abcdefghijklmnop.qrst/uvw+x==",
+            "https://host/v1beta/models?key=anything-at-all",
+            "https://host/v1beta/models?alt=sse&key=anything-at-all",
+            "the key AIzaSyA-1234567890_abcdefg is wrong",
+        ],
+    )
+    def test_whatever_looks_like_a_key_is_masked(self, text):
+        seen = without_secrets(text)
+        assert "***" in seen
+        assert not any(part in seen for part in (SECRET, "abcdefghijk", "anything", "1234567890"))
+
+    def test_a_key_that_looks_like_none_is_masked_where_it_is_known(self):
+        assert without_secrets("key hunter2 refused", "hunter2", "") == "key *** refused"
+
+    @pytest.mark.parametrize("text", ["a task-oriented ask-someone desk-lamp", "a monkey=banana", "no secret", ""])
+    def test_usual_words_stay(self, text):
+        assert without_secrets(text) == text
+
+    @pytest.mark.parametrize("kind", CLASSES)
+    def test_a_masked_error_shows_its_key_nowhere(self, kind):
+        error = full(kind)
+        error.message = f"Key {SECRET} and hunter2"
+        error.args = (error.message,)
+        error.model_text = f"You said {SECRET} and hunter2"
+        masked(error, "hunter2")
+        said = f"{error} {error!r} {error.args} {vars(error)} ".encode() + pickle.dumps(error)
+        assert SECRET.encode() not in said
+        assert b"hunter2" not in said
