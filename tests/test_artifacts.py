@@ -222,7 +222,7 @@ class TestRow:
         assert right.endswith("<br>A red fox<br>gemini-3-pro-image")
         assert "fox" not in contact_sheet_markdown([outcome], show_prompts=False)
 
-    @pytest.mark.parametrize("before", [0, 80, 86, 88, 290])
+    @pytest.mark.parametrize("before", [0, 75, 79, 83, 280])
     def test_no_key_is_shown(self, before):
         reason = "x" * before + " Bearer sk-abcdefghijklmnop1234 is wrong"
         sheet = contact_sheet_markdown([refused(reason=reason)])

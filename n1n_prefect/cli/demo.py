@@ -173,7 +173,7 @@ def _show(step: str, title: str, outcomes: "list[ImageOutcome]", destination: "S
         if uploaded is None or image is None:
             print(f"  {outcome.status:10} asked {outcome.prompt_excerpt!r}\n             {outcome.reason}")
             continue
-        file = output / f"{title.partition(',')[0].partition(' ')[0]}-{number}{Path(uploaded.key).suffix}"
+        file = output / f"{step}-{number}{Path(uploaded.key).suffix}"
         file.write_bytes(destination.read(uploaded.bucket, uploaded.key, max_bytes=64 * 1024**2))
         cost = "" if outcome.estimated_cost_usd is None else f", ${outcome.estimated_cost_usd:.4f}"
         print(

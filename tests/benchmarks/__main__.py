@@ -74,7 +74,11 @@ def _row(line: Line) -> str:
 def _written(lines: list[Line], seconds: float) -> Path:
     _OUTPUT.mkdir(exist_ok=True)
     path = _OUTPUT / "benchmarks.json"
-    report = {"environment": _environment().strip(), "seconds": round(seconds), "lines": [line.as_dict() for line in lines]}
+    report = {
+        "environment": _environment().strip(),
+        "seconds": round(seconds),
+        "lines": [line.as_dict() for line in lines],
+    }
     path.write_text(json.dumps(report, indent=2))
     return path
 

@@ -13,13 +13,15 @@ _PROCESSES = 7
 HEAVY = ("PIL", "boto3", "botocore")
 
 
-def lines(rounds: int) -> Iterator[Line]:  # noqa: ARG001 - every part takes the same arguments
+def lines(rounds: int) -> Iterator[Line]:
     """CPU seconds over Prefect's own, and what must not be loaded."""
     prefect, heavy = fresh(modules_used).told
     yield Line("import", "modules of Pillow and boto3 that are loaded", len(heavy), "", 0, ", ".join(heavy))
     taken = [fresh(import_seconds, prefect).told for _ in range(_PROCESSES)]
     theirs, ours = (statistics.median(pair[number] for pair in taken) for number in (0, 1))
-    yield Line("import", "CPU of import n1n_prefect over Prefect's", ours, "s", SECONDS_AT_MOST, f"Prefect {theirs:.2f} s")
+    yield Line(
+        "import", "CPU of import n1n_prefect over Prefect's", ours, "s", SECONDS_AT_MOST, f"Prefect {theirs:.2f} s"
+    )
 
 
 def modules_used() -> tuple[list[str], list[str]]:

@@ -39,9 +39,7 @@ def _compared(what: str, body: bytes, plain: Any, turns: int) -> Line:
     taken = in_turns(turns, ours=lambda: sha256_by_us(body), plain=lambda: plain(body))
     ours, theirs = (statistics.median(taken[name]) * 1000 for name in ("ours", "plain"))
     detail = f"{ours:.1f} ms beside {theirs:.1f} ms for {len(body) / 1e6:.2f} MB"
-    return Line(
-        "parsing", f"CPU, {what}", median_ratio(taken["ours"], taken["plain"]), "x json", CPU_AT_MOST, detail
-    )
+    return Line("parsing", f"CPU, {what}", median_ratio(taken["ours"], taken["plain"]), "x json", CPU_AT_MOST, detail)
 
 
 def sha256_by_us(body: bytes) -> str:

@@ -149,9 +149,10 @@ def _blocks(gateway: str, endpoint_url: str) -> tuple[Any, Any]:
 @contextmanager
 def three_tasks(gateway: str, endpoint_url: str) -> Iterator[Run]:
     """generate_image, validate_image and upload_image, mapped on eight threads."""
-    from n1n_prefect import generate_image, upload_image, validate_image
     from prefect import flow, unmapped
     from prefect.task_runners import ThreadPoolTaskRunner
+
+    from n1n_prefect import generate_image, upload_image, validate_image
 
     credentials, destination = _blocks(gateway, endpoint_url)
 
@@ -167,8 +168,9 @@ def three_tasks(gateway: str, endpoint_url: str) -> Iterator[Run]:
 @contextmanager
 def athree_tasks(gateway: str, endpoint_url: str) -> Iterator[Run]:
     """The same with asynchronous tasks, eight images at once."""
-    from n1n_prefect import agenerate_image, aupload_image, avalidate_image
     from prefect import flow
+
+    from n1n_prefect import agenerate_image, aupload_image, avalidate_image
 
     credentials, destination = _blocks(gateway, endpoint_url)
 
@@ -186,9 +188,10 @@ def athree_tasks(gateway: str, endpoint_url: str) -> Iterator[Run]:
 @contextmanager
 def one_task(gateway: str, endpoint_url: str) -> Iterator[Run]:
     """image_to_s3, which does all of it in one task an image, mapped on eight threads."""
-    from n1n_prefect import image_to_s3
     from prefect import flow, unmapped
     from prefect.task_runners import ThreadPoolTaskRunner
+
+    from n1n_prefect import image_to_s3
 
     credentials, destination = _blocks(gateway, endpoint_url)
 
@@ -200,6 +203,4 @@ def one_task(gateway: str, endpoint_url: str) -> Iterator[Run]:
     yield generate_to_s3
 
 
-VARIANTS: dict[str, Any] = {
-    run.__name__: run for run in (bare, nothing, anothing, three_tasks, athree_tasks, one_task)
-}
+VARIANTS: dict[str, Any] = {run.__name__: run for run in (bare, nothing, anothing, three_tasks, athree_tasks, one_task)}

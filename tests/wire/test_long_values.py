@@ -6,11 +6,12 @@ import random
 
 import orjson
 import pytest
+
 from n1n_prefect.errors import MalformedReplyError
 from n1n_prefect.wire import gemini
 from n1n_prefect.wire.long_values import parse
 
-NOISE = random.Random(7)  # noqa: S311
+NOISE = random.Random(7)
 LONG = base64.b64encode(NOISE.randbytes(90_000)).decode()
 PNG = b"\x89PNG\r\n\x1a\n" + NOISE.randbytes(120_000)
 
@@ -52,7 +53,9 @@ class TestParse:
         assert len(values) == 2
         assert restored(found, values) == {**document, "thoughtSignature": ""}
 
-    @pytest.mark.parametrize("options", [{}, {"indent": 4}, {"separators": (",", ":")}, {"separators": (" , ", "  :\n")}])
+    @pytest.mark.parametrize(
+        "options", [{}, {"indent": 4}, {"separators": (",", ":")}, {"separators": (" , ", "  :\n")}]
+    )
     def test_white_space_between_key_and_value_does_not_matter(self, options):
         found, values = parsed({"a": {"data": LONG, "b": True}}, **options)
         assert values
@@ -155,11 +158,7 @@ class TestReadReply:
         with pytest.raises(MalformedReplyError, match="bad base64"):
             gemini.read_reply(200, {}, body)
 
-    def test_a_name_in_place_of_base64_gives_nothing(self):
-        with pytest.raises(MalformedReplyError, match="bad base64"):
-            gemini.read_reply(200, {}, json.dumps(answer("long value 0")).encode())
-
     def test_a_cut_reply_says_where_it_ends(self):
         body = json.dumps(answer(base64.b64encode(PNG).decode())).encode()[:100_000]
-        with pytest.raises(MalformedReplyError, match="ends or breaks at character .* of 100000 bytes"):
+        with pytest.raises(MalformedReplyError, match=r"ends or breaks at character \d+ of 100000 bytes"):
             gemini.read_reply(200, {}, body)
