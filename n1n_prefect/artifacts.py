@@ -274,8 +274,8 @@ def _verdict(outcome: ImageOutcome) -> str:
         notes.append(f"{outcome.attempts} calls")
     verdict = f"**{_status(outcome)}**" + (f" ({', '.join(notes)})" if notes else "")
     # The older UI does not wrap the lines of a table; a key is masked before a line can end in it.
-    reason = textwrap.wrap(excerpt(without_secrets(outcome.reason), 300), 90, break_on_hyphens=False)
-    return _lines(verdict, *(_plain(line, 90) for line in reason))
+    reason = textwrap.wrap(excerpt(without_secrets(outcome.reason), 300), 80, break_on_hyphens=False)
+    return _lines(verdict, *(_plain(line, 80) for line in reason))
 
 
 def _asked(outcome: ImageOutcome) -> str:

@@ -345,6 +345,7 @@ _EVENTS: dict[type[N1nError], telemetry.EventKind] = {
     errors.RefusedError: "refused",
     errors.NoImageError: "no_image",
     errors.ImageValidationError: "invalid",
+    errors.OutcomeUnknownError: "unknown_outcome",
 }
 
 

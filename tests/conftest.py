@@ -1,36 +1,33 @@
-"""Fixtures that several test modules ask for; none is automatic but the quiet ones."""
+"""Fixtures that several test modules ask for, and an environment that is nobody's.
+
+Prefect reads its settings when it is first imported, so the environment is set before.
+"""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["n1n_prefect.testing.plugin", "tests.s3_servers"]
-
-# Nothing of the user's own Prefect or AWS set-up reaches the tests, and nothing of theirs
-# his home. Here and not in a fixture: Prefect reads its settings when it is imported, which
-# is while the tests are collected.
+_HOME = tempfile.mkdtemp(prefix="n1n-prefect-tests-")
 for _name in list(os.environ):
     if _name.startswith(("PREFECT_", "AWS_", "N1N_")) or _name.lower().endswith("_proxy"):
         del os.environ[_name]
-HOME = Path(tempfile.mkdtemp(prefix="n1n-prefect-home-"))
-os.environ.update(
-    PREFECT_HOME=str(HOME),
-    PREFECT_LOCAL_STORAGE_PATH=str(HOME / "storage"),
-    PREFECT_SERVER_ANALYTICS_ENABLED="false",
-    DO_NOT_TRACK="1",
-    AWS_EC2_METADATA_DISABLED="true",
-)
+os.environ |= {
+    "PREFECT_HOME": _HOME,
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "DO_NOT_TRACK": "1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+pytest_plugins = ["n1n_prefect.testing.plugin", "tests.s3_servers"]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def prefect_home() -> Iterator[Path]:
-    """The folder below which everything of Prefect's is kept; it goes when the session ends."""
-    yield HOME
-    shutil.rmtree(HOME, ignore_errors=True)
+def pytest_unconfigure() -> None:
+    """Leaves nothing behind."""
+    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
