@@ -15,7 +15,7 @@ from prefect.settings import get_current_settings
 
 from n1n_prefect import budget, errors, pools, telemetry
 from n1n_prefect.blocks import N1nCredentials, S3Location
-from n1n_prefect.errors import InvalidRequestError, N1nError, StagingError
+from n1n_prefect.errors import Charged, InvalidRequestError, N1nError, StagingError
 from n1n_prefect.flights import SingleFlight
 from n1n_prefect.https import fetch_https
 from n1n_prefect.images import GeneratedImage, ImageRequest, Spending, UploadedImage
@@ -128,6 +128,8 @@ def _prepare(
     request: ImageRequest, credentials: N1nCredentials, source: S3Location | None, spending: Spending | None, take: int
 ) -> Job:
     require_block(credentials, N1nCredentials, "credentials")
+    if spending is not None and not isinstance(spending, Spending):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequestError(f"spending must be a Spending, not {type(spending).__name__}; write Spending(…).")
     read_s3 = require_block(source, S3Location, "source").read if source is not None else None
     loaded = load_request(request, rules=settings().source_rules, read_s3=read_s3)
     gemini.check(loaded)
@@ -180,7 +182,7 @@ class Hands:
         """One step's answer."""
         match step:
             case Turn():
-                return self._take_turn()
+                return self._take_turn(step)
             case Send():
                 return self._send(step)
             case Models():
@@ -188,17 +190,20 @@ class Hands:
             case _:
                 return _stored(self.job, step)
 
-    def _take_turn(self) -> None:
+    def _take_turn(self, step: Turn) -> None:
         self.turn.enter_context(pools.in_flight(self.job.credentials).slot())
-        if self.job.credentials.concurrency_limit:
+        if limit := self.job.credentials.concurrency_limit:
             from prefect.concurrency.sync import concurrency
 
-            self.turn.enter_context(concurrency(self.job.credentials.concurrency_limit, strict=True))
+            with _limited(limit):
+                self.turn.enter_context(concurrency(limit, strict=True))
+        with _spooling("no"):
+            self.arrival = self.turn.enter_context(self.job.spool.arriving(step.name))
 
     def _send(self, step: Send) -> SpooledReply:
         client = pools.shared_client(self.job.credentials)
-        with self.turn.pop_all(), _spooling(), self.job.spool.arriving(step.name) as arrival:
-            arrival.whole(client.send(step.request, arrival))
+        with _spooling("unknown"), self.turn.pop_all():
+            self.arrival.whole(client.send(step.request, self.arrival))
         return _spooled(self.job, step.name)
 
     def _models(self) -> list[str]:
@@ -219,7 +224,7 @@ class AsyncHands:
         """One step's answer."""
         match step:
             case Turn():
-                return await self._take_turn()
+                return await self._take_turn(step)
             case Send():
                 return await self._send(step)
             case Models():
@@ -227,17 +232,21 @@ class AsyncHands:
             case _:
                 return await asyncio.to_thread(_stored, self.job, step)
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self, step: Turn) -> None:
         await self.turn.enter_async_context(pools.in_flight(self.job.credentials).aslot())
-        if self.job.credentials.concurrency_limit:
+        if limit := self.job.credentials.concurrency_limit:
             from prefect.concurrency.asyncio import concurrency
 
-            await self.turn.enter_async_context(concurrency(self.job.credentials.concurrency_limit, strict=True))
+            with _limited(limit):
+                await self.turn.enter_async_context(concurrency(limit, strict=True))
+        with _spooling("no"):
+            self.arrival = self.turn.enter_context(self.job.spool.arriving(step.name))
 
     async def _send(self, step: Send) -> SpooledReply:
-        async with self.turn.pop_all(), pools.leased_client(self.job.credentials) as client:
-            with _spooling(), self.job.spool.arriving(step.name) as arrival:
-                arrival.whole(await client.send(step.request, arrival))
+        async with pools.leased_client(self.job.credentials) as client:
+            with _spooling("unknown"):
+                async with self.turn.pop_all():
+                    self.arrival.whole(await client.send(step.request, self.arrival))
         return await asyncio.to_thread(_spooled, self.job, step.name)
 
     async def _models(self) -> list[str]:
@@ -271,14 +280,32 @@ def _stored(job: Job, step: Step) -> Any:
 
 
 @contextmanager
-def _spooling() -> Generator[None]:
+def _limited(name: str) -> Generator[None]:
+    from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+
+    try:
+        yield
+    except ConcurrencySlotAcquisitionError as exc:
+        if exc.__cause__ is not None:
+            raise N1nError(
+                f"The Prefect API gave no slot of {name!r} ({exc}); nothing was sent.", is_transient=True
+            ) from exc
+        raise InvalidRequestError(
+            f"There is no global concurrency limit {name!r}, as the credentials' concurrency_limit names it. "
+            f"Create it with `prefect gcl create {name} --limit 8`, or leave the field empty."
+        ) from exc
+
+
+@contextmanager
+def _spooling(charged: Charged) -> Generator[None]:
     try:
         yield
     except OSError as exc:
         raise StagingError(
-            f"The reply could not be spooled to the local disk ({exc}); it may have been paid. "
+            f"The reply cannot be spooled to the local disk ({exc}); "
+            f"{'nothing was sent' if charged == 'no' else 'it may have been paid'}. "
             "Free the disk below PREFECT_LOCAL_STORAGE_PATH.",
-            charged="unknown",
+            charged=charged,
         ) from exc
 
 

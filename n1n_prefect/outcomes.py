@@ -140,30 +140,40 @@ def _outcome_when_ended(future: PrefectFuture[Any]) -> ImageOutcome:
         wrapped = getattr(future, "wrapped_future", None)
         if wrapped is None or not wrapped.done():
             raise
-        return outcome_of(exc)
+        # So does, from another process, that an earlier task failed.
+        return _outcome_of_upstream(str(exc)) or outcome_of(exc)
     return _outcome_of_state(future.state)
 
 
 def _outcome_of_state(state: State[Any]) -> ImageOutcome:
     if state.is_completed():
-        try:
-            # Without `_sync` an asynchronous flow gets a coroutine.
-            return outcome_of(state.result(_sync=True))  # pyright: ignore[reportCallIssue]
-        except Exception as exc:  # noqa: BLE001 - a result that cannot be loaded is a row like any other
-            return outcome_of(exc)
-    upstream = _UPSTREAM.search(state.message or "")
-    if upstream:
-        return _outcome_of_task_run(UUID(upstream[1]))
-    error = state.data if isinstance(state.data, BaseException) else None
-    if error is not None:
-        return outcome_of(error)
-    if state.is_final():
-        return _outcome_in_words(state.message or state.name or "")
-    return ImageOutcome("?", "pending", f"Not finished: {state.name}.")
+        return outcome_of(_result_of(state))
+    if upstream := _outcome_of_upstream(state.message or ""):
+        return upstream
+    if not state.is_final():
+        return ImageOutcome("?", "pending", f"Not finished: {state.name}.")
+    error = _result_of(state) if state.data is not None else None
+    if isinstance(error, N1nError) or not state.message:
+        return outcome_of(error) if error else _outcome_in_words(state.name or "")
+    return _outcome_in_words(state.message)
+
+
+def _result_of(state: State[Any]) -> object:
+    """A state's value or its error, wherever Prefect keeps it, or the error of not finding it."""
+    try:
+        # Without `_sync` an asynchronous flow gets a coroutine.
+        return state.result(raise_on_failure=False, _sync=True)  # pyright: ignore[reportCallIssue]
+    except Exception as exc:  # noqa: BLE001 - a result that cannot be loaded is a row like any other
+        return exc
 
 
 _UPSTREAM = re.compile(r"Upstream task run '([0-9a-f-]{36})'")
 _IN_WORDS = re.compile(r"\b(\w+Error): (.*)", re.DOTALL)
+
+
+def _outcome_of_upstream(message: str) -> ImageOutcome | None:
+    found = _UPSTREAM.search(message)
+    return _outcome_of_task_run(UUID(found[1])) if found else None
 
 
 def _outcome_of_task_run(task_run_id: UUID) -> ImageOutcome:

@@ -84,7 +84,9 @@ class Recall:
 
 @dataclass(frozen=True)
 class Turn:
-    """Wait for a turn among the calls under way; it lasts until the call has been made."""
+    """Wait for a turn among the calls under way, and open the spool; it lasts until the call has been made."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ class PaidCall:
         if ceiling is not None:
             yield Reserve(usd, ceiling)
         try:
-            yield Turn()  # before *sent* is written: whatever only waits is known not to be paid
+            yield Turn(self._name(number))  # before *sent* is written: whatever only waits is known not to be paid
             yield Write(journal_key(self.key, number, "sent"), self._sent())
             try:
                 spooled = yield Send(request, self._name(number))

@@ -30,7 +30,7 @@ def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
     """
     error = state.data
     if not isinstance(error, N1nError):
-        return state.name == "TimedOut"
+        return isinstance(error, TimeoutError)
     if error.is_transient and error.retry_after_seconds:
         _hints[task_run.id] = _jittered(error.retry_after_seconds)
     return error.is_transient

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -496,6 +496,7 @@ class _Item:
 
     def steps(self) -> Generator[Any, Any, UploadedImage]:
         """Pay and validate until an image is good, and upload it."""
+        self._check_upload()
         last = self.takes - 1
         for take in range(last):
             try:
@@ -532,6 +533,15 @@ class _Item:
         costs = [image.estimated_cost_usd for image in self.paid if image.estimated_cost_usd is not None]
         return replace(outcome, estimated_cost_usd=round(sum(costs), 6) if costs else outcome.estimated_cost_usd)
 
+    @reported()
+    def _check_upload(self) -> None:
+        """Refuses, before anything is paid, what no image could be uploaded with."""
+        given = self.arguments
+        if given["if_exists"] not in get_args(IfExists):
+            raise InvalidRequestError(f"if_exists={given['if_exists']!r} is none of {', '.join(get_args(IfExists))}.")
+        given["destination"].key_for(_ANY_IMAGE, name=given["name"], key=given["key"])
+
+    @reported()
     def _asked(self) -> ImageRequest:
         return _request(self.arguments, self.arguments["request"])
 
@@ -539,12 +549,16 @@ class _Item:
         return {name: self.arguments[name] for name in ("credentials", "source", "spending")} | {"take": take}
 
 
+_ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
+
+
 @reported()
 def _item(arguments: Mapping[str, Any]) -> _Item:
     """The item, once what is the same for all items is known to be right."""
     require_block(arguments["credentials"], N1nCredentials, "credentials")
     require_block(arguments["destination"], S3Location, "destination")
-    if arguments["on_invalid"] not in ("fail", "regenerate") or arguments["regenerations"] < 0:
+    regenerations = arguments["regenerations"]
+    if arguments["on_invalid"] not in get_args(OnInvalid) or not isinstance(regenerations, int) or regenerations < 0:
         raise InvalidRequestError(
             f"on_invalid={arguments['on_invalid']!r}, regenerations={arguments['regenerations']!r}: "
             "on_invalid is 'fail' or 'regenerate', regenerations is 0 or more."

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from prefect.results import ResultRecord
 from pydantic import TypeAdapter
 
 from n1n_prefect import errors, images
@@ -183,7 +184,7 @@ class TestImageSpec:
 
 class TestImageOutcome:
     def test_the_statuses_are_a_closed_set(self):
-        assert OUTCOME_STATUSES == get_args(OutcomeStatus)
+        assert get_args(OutcomeStatus) == OUTCOME_STATUSES
         with pytest.raises(ValueError, match="already_there"):
             ImageOutcome("x", "done")
 
@@ -284,6 +285,12 @@ class TestStoredByThePreviousRelease:
         value = TypeAdapter(kind).validate_python(stored)
         seen = TypeAdapter(kind).dump_python(value, mode="json")
         assert {field: seen[field] for field in stored} == stored
+
+    @pytest.mark.parametrize("name", ["generated_image", "uploaded_image", "image_outcome"])
+    def test_results_that_prefect_kept_are_what_they_were(self, name):
+        record = ResultRecord.deserialize((STORED / f"prefect_result_{name}.json").read_bytes())
+        stored = json.loads((STORED / f"{name}.json").read_text("utf-8"))
+        assert TypeAdapter(type(record.result)).validate_python(stored) == record.result
 
     def test_a_value_of_a_later_release_is_read_without_what_is_new(self):
         stored = json.loads((STORED / "generated_image.json").read_text("utf-8"))

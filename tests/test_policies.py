@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import cloudpickle
 import pytest
-from prefect import task
+from prefect import flow, task
 from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
@@ -53,7 +53,9 @@ class TestWorthRetrying:
         error.is_transient = transient
         assert asked_again(error, running()) is transient
 
-    @pytest.mark.parametrize("error", [ValueError("x"), KeyError(1), RuntimeError(), TimeoutError("body"), None, "text"])
+    @pytest.mark.parametrize(
+        "error", [ValueError("x"), KeyError(1), RuntimeError(), TimeoutError("body"), None, "text"]
+    )
     def test_what_is_not_ours_is_not_worth_it(self, error):
         assert not asked_again(error, running())
 
@@ -142,7 +144,9 @@ class TestHintedDelays:
         assert type(cloudpickle.loads(cloudpickle.dumps(changed)).retry_delay_seconds) is HintedDelays
 
     def test_can_be_given_as_the_task_s_own(self):
-        assert type(generate_image.with_options(retry_delay_seconds=HintedDelays([1])).retry_delay_seconds) is HintedDelays
+        assert (
+            type(generate_image.with_options(retry_delay_seconds=HintedDelays([1])).retry_delay_seconds) is HintedDelays
+        )
 
 
 class TestIsLastAttempt:
@@ -210,14 +214,20 @@ class TestPaidOnce:
     def test_scopes_do_not_share(self):
         assert key_of(PaidOnce(scope="week-46")) != key_of(PaidOnce(scope="week-47"))
 
-    @pytest.mark.parametrize("image", [png(), DATA_URI, generated(), uploaded()], ids=["bytes", "data", "image", "upload"])
+    @pytest.mark.parametrize(
+        "image", [png(), DATA_URI, generated(), uploaded()], ids=["bytes", "data", "image", "upload"]
+    )
     def test_inputs_that_carry_their_hash_have_one(self, image):
         assert key_of(images=[image])
         assert key_of(images=image) == key_of(images=(image,)) == key_of(prompt=ImageRequest("a fox", (image,)))
 
     def test_the_same_bytes_have_the_same_key_however_they_come(self):
         data = png()
-        assert key_of(images=data) == key_of(images=generated(data)) == key_of(images=uploaded(sha256=generated(data).sha256))
+        assert (
+            key_of(images=data)
+            == key_of(images=generated(data))
+            == key_of(images=uploaded(sha256=generated(data).sha256))
+        )
 
     def test_order_counts(self):
         one, two = png(2, 2), png(3, 3)
@@ -330,3 +340,74 @@ def test_the_shortcut_and_the_journal_agree_on_the_key():
     where = SimpleNamespace(base_url=CREDENTIALS.base_url, account=CREDENTIALS.account)
     journal = loaded.key(base_url=where.base_url, account=where.account, scope="name:week-46")
     assert key_of(images=[image]) == f"n1n-{journal}"
+
+
+# ── what Prefect must go on doing ────────────────────────────────────────────
+
+
+class Watched(HintedDelays):
+    """Delays that note when they are asked for."""
+
+    def __getitem__(self, index):
+        asked.append("how long")
+        return super().__getitem__(index)
+
+
+def watched(task, task_run, state):
+    """A retry condition that notes when it is asked."""
+    asked.append("whether")
+    return worth_retrying(task, task_run, state)
+
+
+asked = []
+WATCHED = {"retries": 1, "retry_condition_fn": watched, "retry_delay_seconds": Watched([0.01])}
+
+
+@pytest.mark.prefect
+@pytest.mark.usefixtures("prefect_api")
+class TestTheContractWithPrefect:
+    """The hint rests on this order; it is held here on every supported version."""
+
+    @pytest.fixture(autouse=True)
+    def fresh(self):
+        asked.clear()
+
+    def limited(self, attempts):
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise errors.RateLimitError("slow down", retry_after_seconds=0.02)
+
+    def test_of_threads(self):
+        flow(lambda: task(self.limited, **WATCHED).submit([]).wait(), name="limited")()
+        assert asked == ["whether", "how long"]
+
+    async def test_of_coroutines(self):
+        async def limited(attempts):
+            self.limited(attempts)
+
+        async def run():
+            await task(limited, **WATCHED)([])
+
+        await flow(run)()
+        assert asked == ["whether", "how long"]
+
+    def test_a_subflow_s_scope_is_that_of_the_flow_at_the_top(self):
+        @task
+        def scope():
+            return current_scope()
+
+        @flow
+        def inner():
+            return scope()
+
+        @flow
+        def middle():
+            return scope(), inner()
+
+        @flow
+        def outer():
+            return scope(), *middle()
+
+        scopes = outer()
+        assert len(scopes) == 3
+        assert len(set(scopes)) == 1

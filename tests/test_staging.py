@@ -1,4 +1,5 @@
 import asyncio
+import os
 import threading
 import uuid
 from dataclasses import replace
@@ -350,8 +351,8 @@ class TestFindingTheStorage:
             assert current_storage().root == local_storage().root == tmp_path / "here"
             assert spool_folder() == tmp_path / "here" / "n1n" / "spool"
 
-    def test_the_tests_keep_everything_in_their_own_home(self, prefect_home):
-        assert local_storage().root.is_relative_to(prefect_home.resolve())
+    def test_the_tests_keep_everything_in_their_own_home(self):
+        assert local_storage().root.is_relative_to(Path(os.environ["PREFECT_HOME"]).resolve())
 
     def test_a_local_block_is_a_folder(self, tmp_path):
         storage = staging._storage_of(LocalFileSystem(basepath=str(tmp_path / "x" / ".." / "y")))

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
 from n1n_prefect import telemetry
 from n1n_prefect.errors import ImageValidationError, N1nError, OutcomeUnknownError, RefusedError, UploadError
@@ -233,24 +233,27 @@ class TestEmitToTheServer:
     def test_events_of_a_run_arrive(self):
         @task
         def make() -> None:
-            emit("generated", image=image())
+            emit("generated", image=image(request_key=KEY_OF_ITS_OWN))
 
         @flow
         def make_one() -> None:
             make()
 
         make_one()
-        stored = wait_for_event("n1n.image.generated")
-        assert stored.resource.id == f"n1n.image.{'cd' * 32}"
+        stored = wait_for_event("n1n.image.generated", f"n1n.image.{KEY_OF_ITS_OWN}")
         assert stored.payload["sha256"] == "ab" * 32
         assert any(related.id.startswith("prefect.flow-run.") for related in stored.related)
 
 
-def wait_for_event(name: str) -> Any:
-    """The first stored event of a name; events are delivered in the background."""
+KEY_OF_ITS_OWN = "e0" * 32
+
+
+def wait_for_event(name: str, resource_id: str) -> Any:
+    """The stored event of a name about a resource; events are delivered in the background."""
+    wanted = EventFilter(event=EventNameFilter(name=[name]), resource=EventResourceFilter(id=[resource_id]))
     with get_client(sync_client=True) as client:
         for _ in range(120):
-            page = client.read_events(filter=EventFilter(event=EventNameFilter(name=[name])), limit=1)
+            page = client.read_events(filter=wanted, limit=1)
             if page.events:
                 return page.events[0]
             time.sleep(0.25)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.benchmarks import importing, parsing
+from tests.benchmarks import importing, parsing, pipeline, sheet
 from tests.benchmarks.measuring import Line
 
 _OUTPUT = Path("benchmark-output")
@@ -40,10 +40,30 @@ def _parsing(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def _importing(options: argparse.Namespace) -> Iterator[Line]:
-    return importing.lines(options.rounds)
+    return importing.lines()
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {"parsing": _parsing, "import": _importing}
+def _sheet(options: argparse.Namespace) -> Iterator[Line]:
+    return sheet.lines(options.rounds)
+
+
+def _pipeline(options: argparse.Namespace) -> Iterator[Line]:
+    with pipeline.place() as where:
+        yield from pipeline.cpu_lines(where, options.images, options.rounds)
+
+
+def _memory(options: argparse.Namespace) -> Iterator[Line]:
+    with pipeline.place() as where:
+        yield from pipeline.memory_lines(where)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
+    "parsing": _parsing,
+    "import": _importing,
+    "sheet": _sheet,
+    "memory": _memory,
+    "pipeline": _pipeline,
+}
 
 
 def _options() -> argparse.Namespace:

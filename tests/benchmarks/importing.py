@@ -13,7 +13,7 @@ _PROCESSES = 7
 HEAVY = ("PIL", "boto3", "botocore")
 
 
-def lines(rounds: int) -> Iterator[Line]:
+def lines() -> Iterator[Line]:
     """CPU seconds over Prefect's own, and what must not be loaded."""
     prefect, heavy = fresh(modules_used).told
     yield Line("import", "modules of Pillow and boto3 that are loaded", len(heavy), "", 0, ", ".join(heavy))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -92,10 +93,14 @@ def fresh(function: Callable[..., Any], *arguments: Any, env: Mapping[str, str] 
         env={**os.environ, **(env or {})},
         text=True,
     )
-    before = os.times()
+    before = _children_seconds()
     out, err = process.communicate()
-    after = os.times()
+    cpu = _children_seconds() - before
     if process.returncode:
         raise RuntimeError(f"{function.__name__} ended with {process.returncode}:\n{err[-4000:]}")
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return Ended(json.loads(out.splitlines()[-1]), cpu)
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -19,7 +19,7 @@ _TINY = replies.reply(replies.png(3_000), "image/png", 300)
 
 def lines(rounds: int) -> Iterator[Line]:
     """CPU and memory for both kinds of replies, whole and as a stream."""
-    yield from _cpu(_TURNS * rounds)
+    yield from cpu_lines(_TURNS * rounds)
     with tempfile.TemporaryDirectory() as folder:
         for what, document in replies.bodies().items():
             yield from _memory(Path(folder), what, document, rounds)
@@ -28,8 +28,9 @@ def lines(rounds: int) -> Iterator[Line]:
 # ── CPU ──────────────────────────────────────────────────────────────────────
 
 
-def _cpu(turns: int) -> Iterator[Line]:
-    for what, document in replies.bodies().items():
+def cpu_lines(turns: int, share: float = 1.0) -> Iterator[Line]:
+    """Parsing, decoding and hashing beside the same with the standard library."""
+    for what, document in replies.bodies(share).items():
         yield _compared(what, replies.as_json(document), replies.sha256_by_json, turns)
         yield _compared(f"{what}, SSE", replies.as_sse(document), replies.sha256_by_lines, turns)
 

@@ -83,13 +83,9 @@ def _all(values: list[float]) -> str:
 # ── memory ───────────────────────────────────────────────────────────────────
 
 
-def memory_lines(where: Place, rounds: int) -> Iterator[Line]:
+def memory_lines(where: Place) -> Iterator[Line]:
     """How much the peak of a process grows with the number of its images."""
     for variant, goal in (("nothing", None), ("three_tasks", GROWTH_AT_MOST), ("athree_tasks", GROWTH_AT_MOST)):
-        few, many = (_peak(where, variant, images, rounds) for images in (_FEW, _MANY))
+        few, many = (where.run(variant, images)["peak_mb"] for images in (_FEW, _MANY))
         detail = f"{few:.0f} MB at {_FEW}, {many:.0f} MB at {_MANY}"
         yield Line("memory", f"growth, {variant}", (many - few) / (_MANY - _FEW), "MB/img", goal, detail)
-
-
-def _peak(where: Place, variant: str, images: int, rounds: int) -> float:
-    return statistics.median(where.run(variant, images)["peak_mb"] for _ in range(rounds))
