@@ -217,7 +217,7 @@ def without_secrets(text: str, *secrets: str) -> str:
 
 def masked(error: N1nError, *secrets: str) -> N1nError:
     """The error, with the secrets masked should a server have echoed them."""
-    error.message = without_secrets(error.message, *secrets)
-    error.model_text = without_secrets(error.model_text, *secrets)
+    for name in ("message", "model_text", "request_id", "code", "finish_reason"):
+        setattr(error, name, without_secrets(getattr(error, name), *secrets))
     error.args = (error.message,)
     return error

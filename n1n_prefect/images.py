@@ -7,6 +7,7 @@ parameters and events.
 
 import base64
 import dataclasses
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import catalog
-from n1n_prefect.errors import Charged, InvalidRequestError
+from n1n_prefect.errors import Charged, InvalidRequestError, without_secrets
 
 DEFAULT_MODEL = "gemini-2.5-flash-image"
 OUTCOME_STATUSES = (
@@ -207,15 +208,16 @@ ImageSource = (
 """An input image: local path, `s3://`, `https://` or `data:` URI, bytes, or an earlier result."""
 
 
-class _InvalidRequest(type):
+class InvalidRequestMeta(type):
     """Makes a wrong argument to a value that people write by hand an `InvalidRequestError`."""
 
-    def __call__(cls, *args: Any, **fields: Any) -> Any:
+    def __call__(cls, *args: Any, **fields: Any) -> Any:  # noqa: D102 - makes the value, as every class does
         try:
             return super().__call__(*args, **fields)
         except ValidationError as exc:
             wrong = "; ".join(_said(cls, error) for error in exc.errors(include_url=False))
-            raise InvalidRequestError(f"{cls.__name__}: {wrong}") from exc
+        # Raised without pydantic's error behind it, which holds what was given.
+        raise InvalidRequestError(f"{cls.__name__}: {wrong}")
 
 
 def _said(kind: Any, error: Any) -> str:
@@ -223,11 +225,13 @@ def _said(kind: Any, error: Any) -> str:
     first, *inner = error["loc"] or ("",)
     where = ".".join(map(str, [names[first] if isinstance(first, int) and first < len(names) else first, *inner]))
     what = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}={error['input']!r:.80}: {what}" if where else what
+    if error["type"] == "unexpected_keyword_argument":
+        return f"there is no field {where!r}"
+    return without_secrets(f"{where}={error['input']!r:.80}: {what}" if where else what)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ImageRequest(metaclass=_InvalidRequest):
+class ImageRequest(metaclass=InvalidRequestMeta):
     """What a person asks: a prompt, input images for an edit, and how the image should be.
 
     Fields left at None are not sent, so that the model's own defaults hold.
@@ -272,7 +276,7 @@ class ImageRequest(metaclass=_InvalidRequest):
     stream: bool = False
     """Whether to use the SSE form of the call; the answer is the same."""
 
-    sample: int = 0
+    sample: Annotated[int, Field(ge=0)] = 0
     """Which of several answers to the same request this is; another number draws and pays again."""
 
     @cached_property
@@ -282,7 +286,7 @@ class ImageRequest(metaclass=_InvalidRequest):
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ImageSpec(metaclass=_InvalidRequest):
+class ImageSpec(metaclass=InvalidRequestMeta):
     """What must be true of an image. A rule left at None is not checked.
 
     Whether the file is whole is always checked. A contradicting spec is refused when it is made.
@@ -329,7 +333,11 @@ class ImageSpec(metaclass=_InvalidRequest):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
                 raise InvalidRequestError(f"{low}={least} is greater than {high}={most}; no image can be both.")
-        ratio = ratio_of(self.aspect_ratio) if self.aspect_ratio else None
+        ratio = ratio_of(self.aspect_ratio) if self.aspect_ratio is not None else None
+        self._check_sizes()
+        unknown = [name for name in self.media_types if not re.fullmatch(r"image/[\w.+-]+", name)]
+        if unknown:
+            raise InvalidRequestError(f"media_types={unknown!r}: write them whole, such as 'image/png'.")
         if self.width and self.height:
             self._agree(self.width, self.height, ratio)
         for name in ("width", "height"):
@@ -338,6 +346,13 @@ class ImageSpec(metaclass=_InvalidRequest):
                 raise InvalidRequestError(
                     f"{name}={edge} lies outside min_edge={self.min_edge} to max_edge={self.max_edge}."
                 )
+
+    def _check_sizes(self) -> None:
+        """Refuses edges and pixels that no image can have together."""
+        if self.min_edge and self.max_pixels and self.min_edge**2 > self.max_pixels:
+            raise InvalidRequestError(f"min_edge={self.min_edge} makes more pixels than max_pixels={self.max_pixels}.")
+        if self.max_edge and self.min_pixels and self.max_edge**2 < self.min_pixels:
+            raise InvalidRequestError(f"max_edge={self.max_edge} makes fewer pixels than min_pixels={self.min_pixels}.")
 
     def _agree(self, width: int, height: int, ratio: float | None) -> None:
         if ratio and abs(width / height / ratio - 1) > self.tolerance:
@@ -410,7 +425,7 @@ class ImageOutcome:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Spending(metaclass=_InvalidRequest):
+class Spending(metaclass=InvalidRequestMeta):
     """What may be paid for again, and how long to wait for the gateway."""
 
     on_unknown_outcome: Literal["retry", "fail"] = "retry"

@@ -251,14 +251,13 @@ class PaidCall:
 
     def _steps(self) -> Steps:
         gemini.check(self.loaded)
-        request = gemini.build(self.loaded)
         attempts = yield from _history(self.key)
         mine = [attempt for attempt in attempts if attempt.refresh == self.refresh] if self.refresh else attempts
         if mine:
             found = yield from self._found(mine)
             if found is not None:
                 return found
-        return (yield from self._attempt(request, len(attempts), mine))
+        return (yield from self._attempt(len(attempts), mine))
 
     def _found(self, attempts: list[Attempt]) -> Generator[Step, Any, GeneratedImage | None]:
         """What earlier attempts left: the image, an error to replay free, or None to try again."""
@@ -267,22 +266,25 @@ class PaidCall:
             if attempt.outcome == "image":
                 yield Forget(self._name(attempt.number))
                 return replace(_IMAGE.validate_python(attempt.record["image"]), reused=True)
-        if last.outcome == "unknown":
-            spooled = yield Recall(self._name(last.number))
+        for place, attempt in reversed(list(enumerate(attempts))):
+            spooled = (yield Recall(self._name(attempt.number))) if attempt.outcome == "unknown" else None
             if spooled is not None:
-                return (yield from self._conclude(spooled, last.number, attempts[:-1]))
+                return (yield from self._conclude(spooled, attempt.number, attempts[:place]))
         if self._is_final(last.outcome, last.record, attempts):
             raise _replayed(last)
         return None
 
-    def _attempt(self, request: HttpRequest, number: int, before: list[Attempt]) -> Steps:
+    def _attempt(self, number: int, before: list[Attempt]) -> Steps:
         ceiling = self.spending.max_usd_per_run
-        usd = estimate_usd(self.loaded.request, factor=self.price_factor, own=self.prices) or 0.0
+        usd = self._estimate() if ceiling is not None else 0.0
         if ceiling is not None:
             yield Reserve(usd, ceiling)
+        sent = False
         try:
             yield Turn(self._name(number))  # before *sent* is written: whatever only waits is known not to be paid
+            request = gemini.build(self.loaded)
             yield Write(journal_key(self.key, number, "sent"), self._sent())
+            sent = True
             try:
                 spooled = yield Send(request, self._name(number))
             except N1nError as error:
@@ -291,10 +293,21 @@ class PaidCall:
                 yield from self._answer_failure(error, "failed", number)
                 raise
             return (yield from self._conclude(spooled, number, before))
-        except N1nError as error:
-            if ceiling is not None and error.charged == "no":
+        except BaseException as error:
+            free = error.charged == "no" if isinstance(error, N1nError) else not sent
+            if ceiling is not None and free:
                 yield Reserve(-usd, ceiling)
             raise
+
+    def _estimate(self) -> float:
+        """What the call is counted as against a ceiling, in US dollars."""
+        usd = estimate_usd(self.loaded.request, factor=self.price_factor, own=self.prices)
+        if usd is None:
+            raise errors.InvalidRequestError(
+                f"max_usd_per_run is set and {self.loaded.request.model!r} has no known price; give it one in the "
+                "credentials' prices."
+            )
+        return usd
 
     def _conclude(self, spooled: SpooledReply, number: int, attempts: list[Attempt]) -> Steps:
         """Understands a whole reply and makes its outcome durable."""
@@ -316,9 +329,13 @@ class PaidCall:
             yield from self._answer_failure(error, outcome, number)
             yield Forget(name)
             raise self._judged(error, outcome, attempts) from None
-        yield Write(image.storage_key, data)
         record = {"outcome": "image", "image": _IMAGE.dump_python(image, mode="json"), "text": reply.text}
-        yield Write(journal_key(self.key, number, "answered"), _dumped(record))
+        try:
+            yield Write(image.storage_key, data)
+            yield Write(journal_key(self.key, number, "answered"), _dumped(record))
+        except errors.StagingError as error:
+            error.charged = "yes"  # the reply stays in the spool and is staged by the next attempt
+            raise
         yield Forget(name)
         return image
 

@@ -86,6 +86,8 @@ class PaidOnce(CachePolicy):
         # A dataclass would take its base's fields first, and a lone name for `key_storage`.
         if not isinstance(scope, str) or not scope.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidRequestError(f"scope={scope!r} is no name; give 'run', or a text such as 'week-46'.")
+        if options.get("lock_manager") is not None:
+            raise InvalidRequestError("PaidOnce takes no lock_manager yet: equal calls are joined within one process.")
         super().__init__(**options)
         self.scope = scope
 

@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 from hashlib import sha256
 from threading import Lock
 from weakref import WeakKeyDictionary
@@ -23,6 +22,7 @@ class _Lease:
 
 _lock = Lock()
 _clients: dict[tuple[object, ...], N1nClient] = {}
+_bounds: dict[tuple[object, ...], InFlight] = {}
 _leases: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[object, ...], _Lease]] = WeakKeyDictionary()
 
 
@@ -43,7 +43,9 @@ async def leased_client(credentials: N1nCredentials) -> AsyncGenerator[AsyncN1nC
     """
     leases = _leases.setdefault(asyncio.get_running_loop(), {})
     key = _identity(credentials)
-    lease = leases.setdefault(key, _Lease(credentials.get_async_client()) if key not in leases else leases[key])
+    if key not in leases:
+        leases[key] = _Lease(credentials.get_async_client())
+    lease = leases[key]
     lease.users += 1
     try:
         yield lease.client
@@ -56,12 +58,11 @@ async def leased_client(credentials: N1nCredentials) -> AsyncGenerator[AsyncN1nC
 
 def in_flight(credentials: N1nCredentials) -> InFlight:
     """The bound on calls at once for these credentials in this process."""
-    return _in_flight(credentials.max_in_flight, *_identity(credentials)[:2])
-
-
-@cache
-def _in_flight(limit: int, *_: object) -> InFlight:
-    return InFlight(limit)
+    key = (os.getpid(), credentials.max_in_flight, *_identity(credentials)[:2])
+    with _lock:
+        if key not in _bounds:
+            _bounds[key] = InFlight(credentials.max_in_flight)
+        return _bounds[key]
 
 
 def _identity(credentials: N1nCredentials) -> tuple[object, ...]:

@@ -1,27 +1,29 @@
 """What an image costs: list prices with their date, and how a gateway group changes them."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import catalog
-from n1n_prefect.images import ImageRequest, Usage
+from n1n_prefect.images import ImageRequest, InvalidRequestMeta, Usage
 
 
-@dataclass(frozen=True)
-class Price:
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Price(metaclass=InvalidRequestMeta):
     """US dollars per million tokens, by kind of token."""
 
-    input: float
+    input: Annotated[float, Field(ge=0)] = 0.0
     """Prompt tokens, words and input images alike."""
 
-    text: float
+    text: Annotated[float, Field(ge=0)] = 0.0
     """Words and thoughts that the model writes, hidden ones included."""
 
-    image: float
+    image: Annotated[float, Field(ge=0)] = 0.0
     """Image tokens that the model draws."""
 
-    per_image: float | None = None
+    per_image: Annotated[float | None, Field(ge=0)] = None
     """A flat price in dollars for one image, where a gateway bills by the call; the token prices are then unused."""
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import NoDecode
 
+from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.images import Spending
 from n1n_prefect.sources import SourceRules
 
@@ -67,4 +68,11 @@ def settings() -> N1nSettings:
 
 @lru_cache(maxsize=4)
 def _read(_environment: tuple[tuple[str, str], ...]) -> N1nSettings:
-    return N1nSettings()
+    try:
+        return N1nSettings()
+    except ValidationError as exc:
+        wrong = "; ".join(
+            f"PREFECT_INTEGRATIONS_N1N_{str(error['loc'][0]).upper()}={error['input']!r:.80}: {error['msg']}"
+            for error in exc.errors(include_url=False)
+        )
+        raise InvalidRequestError(f"A setting cannot be used: {wrong}.") from None

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -57,16 +57,17 @@ class Spool:
             part.unlink(missing_ok=True)
 
     def find(self, name: str) -> SpooledReply | None:
-        """The whole reply of that name, or None."""
+        """The whole reply of that name, or None; a file that a power cut left torn is none."""
         try:
             with self._path(name).open("rb") as file:
                 return _read(file)
-        except FileNotFoundError:
+        except (OSError, ValueError):
             return None
 
     def forget(self, name: str) -> None:
         """Removes a reply that is staged."""
-        self._path(name).unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed is found again and costs nothing but disk
+            self._path(name).unlink()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.reply"

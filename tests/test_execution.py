@@ -20,12 +20,13 @@ from prefect.flow_engine import run_flow
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_HOME,
+    PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK,
     PREFECT_SERVER_DATABASE_CONNECTION_URL,
     temporary_settings,
 )
 from prefect.states import Scheduled
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from n1n_prefect import (
     HintedDelays,
@@ -35,9 +36,11 @@ from n1n_prefect import (
     agenerate_image,
     edit_image,
     errors,
+    gather_outcomes,
     generate_image,
     image_to_s3,
     upload_image,
+    validate_image,
 )
 from n1n_prefect.staging import local_storage
 from tests.examples import png
@@ -206,6 +209,28 @@ class TestPaidOnceInARun:
         assert len(draw()) == 10
         assert gateway.ledger.most_in_flight == 2
 
+    async def test_a_named_limit_holds_too(self, gateway):
+        given = {"api_key": gateway.api_key, "base_url": gateway.base_url}
+        one = N1nCredentials(**given, concurrency_limit="n1n-one")
+        none = N1nCredentials(**given, concurrency_limit="n1n-none")
+        gateway.latency_seconds = 0.1
+        async with get_client() as client:
+            await client.upsert_global_concurrency_limit_by_name("n1n-one", 1)
+
+        @flow
+        async def draw():
+            with pytest.raises(errors.InvalidRequestError, match="prefect gcl create n1n-none"):
+                await agenerate_image("a hare", credentials=none, spending=Spending("fail"), **SMALL)
+            calls = (agenerate_image(prompt, credentials=one, **SMALL) for prompt in ("a fox", "a wolf"))
+            images = await asyncio.gather(*calls)
+            given = {"credentials": credentials_without, "spending": Spending("fail")}
+            return [*images, await agenerate_image("a hare", **given, **SMALL)]
+
+        credentials_without = N1nCredentials(**given)
+        assert len(await draw()) == 3
+        assert gateway.ledger.most_in_flight == 1
+        assert paid(gateway) == {"a fox": 1, "a wolf": 1, "a hare": 1}
+
     def test_the_call_that_would_pass_the_ceiling_is_not_made(self, gateway, credentials):
         given = {"credentials": credentials, "spending": Spending(max_usd_per_run=0.1)}  # two and a half images
 
@@ -279,6 +304,49 @@ class TestRetries:
             return quick.map(["a fox", "a wolf"], credentials=unmapped(credentials), **SMALL).result()
 
         assert len(draw()) == 2
+        first, second = calls(gateway, "a fox")
+        assert second.at - first.at >= timedelta(seconds=1)
+
+    def test_after_a_timeout_of_the_task_follow_the_spending(self, gateway, credentials):
+        gateway.faults.add("slow", match="once", seconds=1.5)
+        gateway.faults.add("slow", match="careful", times=None, seconds=1.5)
+        impatient = generate_image.with_options(timeout_seconds=0.5, retries=2, **QUICK)
+
+        @flow
+        def draw():
+            image = impatient("once", credentials=credentials, **SMALL)
+            with pytest.raises(errors.OutcomeUnknownError):
+                impatient("careful", credentials=credentials, spending=Spending("fail"), **SMALL)
+            return image
+
+        assert draw().width == 704
+        assert paid(gateway) == {"once": 2, "careful": 1}
+
+    async def test_after_a_timeout_of_an_asynchronous_task_too(self, gateway, credentials):
+        gateway.faults.add("slow", match="once", seconds=1.5)
+        impatient = agenerate_image.with_options(timeout_seconds=0.5, retries=2, **QUICK)
+
+        @flow
+        async def draw():
+            return await impatient("once", credentials=credentials, **SMALL)
+
+        assert (await draw()).width == 704
+        assert paid(gateway) == {"once": 2}
+
+    def test_in_processes_of_their_own(self, gateway, credentials):
+        gateway.faults.add("rate_limited", match="a fox", seconds=1)
+        gateway.faults.add("prohibited_content", match="a wolf")
+
+        @flow(task_runner=ProcessPoolTaskRunner(max_workers=1))
+        def draw():
+            quick = generate_image.with_options(**QUICK)
+            images = quick.map(["a fox", "a wolf"], credentials=unmapped(credentials), **SMALL)
+            return gather_outcomes(images), gather_outcomes(validate_image.map(images))
+
+        for drawn in draw():
+            assert [outcome.status for outcome in drawn] == ["pending", "refused"]
+            assert "PROHIBITED_CONTENT" in drawn[1].reason
+            assert drawn[1].charged == "unknown"
         first, second = calls(gateway, "a fox")
         assert second.at - first.at >= timedelta(seconds=1)
 
@@ -441,17 +509,35 @@ class TestStaging:
             draw()
         assert gateway.ledger.calls == []
 
+    def test_a_spool_that_cannot_be_written_spends_nothing(self, gateway, credentials, tmp_path):
+        (tmp_path / "storage").write_bytes(b"in the way")
+        careful = {"credentials": credentials, "spending": Spending("fail"), **SMALL}
+
+        @flow(result_storage=tmp_path / "results")
+        def draw():
+            with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "storage"}):
+                with pytest.raises(errors.StagingError, match="nothing was sent") as caught:
+                    generate_image.with_options(retries=0)("a fox", **careful)
+                assert caught.value.charged == "no"
+                assert gateway.ledger.calls == []
+            return generate_image("a fox", **careful)
+
+        assert draw().width == 704
+        assert paid(gateway) == {"a fox": 1}
+
     def test_a_result_is_small_and_holds_no_secret(self, gateway, credentials, tmp_path):
         gateway.api_keys = (gateway.api_key, "sk-" + "s" * 40)
         secret = N1nCredentials(api_key="sk-" + "s" * 40, base_url=gateway.base_url)
-        gateway.faults.add("substituted_model", model="m" * 100)
+        gateway.models = (model := "m" * 100,)
+        gateway.faults.add("substituted_model", model="v" * 100)
 
         @flow(result_storage=tmp_path)
         def draw():
-            return generate_image("ä 🦊 " * 2000, credentials=secret, aspect_ratio="16:9", **SMALL)
+            return generate_image("ä 🦊 " * 2000, credentials=secret, aspect_ratio="16:9", model=model, image_size="4K")
 
         image = draw()
         assert image.text
+        print([path.stat().st_size for path in result_files(tmp_path)])
         assert [path.stat().st_size <= 3000 for path in result_files(tmp_path)] == [True, True]  # task and flow
         data = image.read_bytes()
         for path in tmp_path.rglob("*"):

@@ -18,6 +18,7 @@ from n1n_prefect.paid_call import (
     Recall,
     Reserve,
     Send,
+    Turn,
     Write,
     arun,
     journal_key,
@@ -445,3 +446,57 @@ class TestBudget:
             run(call(Spending(max_usd_per_run=1)).steps(), do)
         assert len(amounts) == 2
         assert amounts[0] == -amounts[1] > 0.03
+
+    def test_a_wait_that_is_broken_off_is_given_back(self):
+        world, amounts = World(), []
+
+        def do(step):
+            if isinstance(step, Reserve):
+                amounts.append(step.usd)
+            if isinstance(step, Turn):
+                raise Killed
+            return world.do(step)
+
+        with pytest.raises(Killed):
+            run(call(Spending(max_usd_per_run=1)).steps(), do)
+        assert sum(amounts) == 0
+        assert world.paid == 0
+
+    def test_a_model_without_a_price_cannot_be_held_to_a_ceiling(self):
+        world = World()
+        with pytest.raises(errors.InvalidRequestError, match="no known price"):
+            run(call(Spending(max_usd_per_run=1), model="gemini-9-image").steps(), world.do)
+        assert world.paid == 0
+
+
+class TestStagingThatFailsAfterTheAnswer:
+    def failing(self, world, what):
+        def do(step):
+            if isinstance(step, Write) and what in step.key:
+                raise errors.StagingError("outage")
+            return world.do(step)
+
+        return do
+
+    @pytest.mark.parametrize("what", ["originals", "answered"])
+    def test_it_is_said_to_be_paid_and_staged_later_without_paying(self, what):
+        world = World()
+        with pytest.raises(errors.StagingError) as caught:
+            run(call().steps(), self.failing(world, what))
+        assert caught.value.charged == "yes"
+        assert made(world).sha256
+        assert world.paid == 1
+
+
+class TestOlderReplies:
+    def test_an_older_lost_answer_that_lies_in_the_spool_is_found(self):
+        world = World()
+        with pytest.raises(errors.StagingError):
+            run(call().steps(), TestStagingThatFailsAfterTheAnswer().failing(world, "originals"))
+        elsewhere, world.spooled = world.spooled, {}
+        world.script = [errors.OutcomeUnknownError("lost")]
+        with pytest.raises(errors.OutcomeUnknownError):
+            made(world)
+        world.spooled = elsewhere
+        assert made(world).sha256
+        assert world.paid == 2

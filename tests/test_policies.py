@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
 from prefect.results import ResultStore
 from prefect.states import Completed, Failed
+from prefect.task_engine import TaskRunTimeoutError
 
 from n1n_prefect import N1nCredentials, edit_image, errors, generate_image, image_to_s3
 from n1n_prefect.errors import InvalidRequestError, N1nError
@@ -53,14 +54,12 @@ class TestWorthRetrying:
         error.is_transient = transient
         assert asked_again(error, running()) is transient
 
-    @pytest.mark.parametrize(
-        "error", [ValueError("x"), KeyError(1), RuntimeError(), TimeoutError("body"), None, "text"]
-    )
+    @pytest.mark.parametrize("error", [ValueError("x"), KeyError(1), RuntimeError(), OSError("x"), None, "text"])
     def test_what_is_not_ours_is_not_worth_it(self, error):
         assert not asked_again(error, running())
 
     def test_a_timeout_of_the_task_s_own_is(self):
-        assert worth_retrying(generate_image, running().task_run, Failed(data=TimeoutError(), name="TimedOut"))
+        assert asked_again(TaskRunTimeoutError("Scope timed out"), running())
 
     def test_a_state_without_data_is_not(self):
         assert not worth_retrying(generate_image, running().task_run, Failed(message="crash"))

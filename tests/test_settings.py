@@ -2,8 +2,8 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
+from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.images import Spending
 from n1n_prefect.settings import N1nSettings, settings
 from n1n_prefect.sources import SourceRules
@@ -66,7 +66,7 @@ class TestEnvironment:
     )
     def test_nonsense_is_refused_and_not_ignored(self, monkeypatch, name, value):
         monkeypatch.setenv(PREFIX + name, value)
-        with pytest.raises(ValidationError, match=name.lower()):
+        with pytest.raises(InvalidRequestError, match=name):
             settings()
 
 

@@ -334,12 +334,15 @@ class TestImageToS3:
         async def draw():
             given = {"credentials": credentials, "destination": location}
             one = aimage_to_s3.with_options(**QUICK)
-            return await asyncio.gather(*(
+            ended = await asyncio.gather(*(
                 one(**{"request": name, "name": name, **given, **(SMALL if "request" not in fields else {}), **fields})
                 for name, fields in items.items()
             ))  # fmt: skip
+            return ended, await one("uploaded", name="uploaded", **given, **SMALL)
 
-        found = dict(zip(items, await draw(), strict=True))
+        ended, again = await draw()
+        assert (again.status, again.ok, again.charged) == ("already_there", True, "yes")
+        found = dict(zip(items, ended, strict=True))
         assert {name: outcome.status for name, outcome in found.items()} == {
             "uploaded": "uploaded", "flaky": "uploaded", "better": "uploaded", "refused": "refused",
             "no_image": "no_image", "invalid": "invalid", "never good": "invalid", "unknown_outcome": "unknown_outcome",
@@ -647,9 +650,19 @@ class TestMisuse:
             attempt("dict", lambda: edit_image.map("a hat", [{"a": 1}], credentials=unmapped(credentials)))
 
         careless()
+        assert gateway.ledger.calls == []
         assert "unmapped(…)" in said["block"]
         assert "unmapped(…)" in said["place"]
         assert ".map(prompts)" in said["list"]
         assert "images" in said["images"]
         assert "dict" in said["dict"]
-        assert gateway.ledger.calls == []
+
+    @pytest.mark.prefect
+    @pytest.mark.usefixtures("prefect_api")
+    def test_of_map_as_it_is_meant(self, gateway, credentials):
+        @flow(task_runner=ThreadPoolTaskRunner(2))
+        def careful():
+            both = unmapped([png(), png(3, 3)])
+            return edit_image.map(["a hat", "a scarf"], both, credentials=unmapped(credentials), **SMALL).result()
+
+        assert len({image.sha256 for image in careful()}) == len(gateway.ledger.billed) == 2

@@ -30,9 +30,11 @@ _NO_BALANCE = re.compile(
     r"额度不足|额度失败|额度已用尽|余额不足|insufficient (balance|quota|credit|funds)|balance is (negative|too low)",
     re.IGNORECASE,
 )
-_PER_DAY = re.compile(r"per[ _]?day|daily|limit: 0\b", re.IGNORECASE)
+_PER_DAY = re.compile(r"per[ _]?day|daily (?:quota|limit)\b(?! ?s?\W*page)|limit: 0\b", re.IGNORECASE)
 _WAIT = re.compile(
-    r"(?:retry|try again)\s+(?:in|after)\s+([\d.]+)\s*(ms|milliseconds?|m\b|min\w*|s\b|sec\w*)?", re.IGNORECASE
+    r"(?:retry|try again)\s+(?:in|after)\s+(\d+(?:\.\d+)?)(?![\d.]*\d)"
+    r"\s*(ms|milliseconds?|m\b|min\w*|s\b|sec\w*)?",
+    re.IGNORECASE,
 )
 _REQUEST_ID = re.compile(r"\s*\(request id: ([^)]*)\)", re.IGNORECASE)
 _KEY_WORDS = re.compile(r"api[ _]key not valid|api_key_invalid|invalid api key|无效的令牌", re.IGNORECASE)
@@ -93,9 +95,13 @@ def _said(document: dict[str, Any]) -> _Said:
         type=_text(error.get("type")),
         param=_text(error.get("param")),
         google_status=_text(error.get("status")),
-        details=[detail for detail in error.get("details") or [] if isinstance(detail, dict)],
+        details=_objects(error.get("details")),
         request_id=found[1] if found else "",
     )
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _text(value: object) -> str:
@@ -221,7 +227,7 @@ def _is_hard_quota(said: _Said) -> bool:
 
 def _violations(said: _Said) -> Iterator[dict[str, Any]]:
     for detail in said.details:
-        yield from (v for v in detail.get("violations") or [] if isinstance(v, dict))
+        yield from _objects(detail.get("violations"))
 
 
 def _retry_after(headers: Mapping[str, str], said: _Said) -> float | None:
@@ -233,10 +239,8 @@ def _retry_after(headers: Mapping[str, str], said: _Said) -> float | None:
 
 
 def _header_wait(value: str) -> float | None:
-    try:
+    if re.fullmatch(r"\d+(\.\d+)?", value):
         return float(value)
-    except ValueError:
-        pass
     try:
         return (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
     except (ValueError, TypeError):
@@ -246,7 +250,7 @@ def _header_wait(value: str) -> float | None:
 def _info_wait(said: _Said) -> float | None:
     for detail in said.details:
         delay = _text(detail.get("retryDelay"))
-        if re.fullmatch(r"[\d.]+s", delay):
+        if re.fullmatch(r"\d+(\.\d+)?s", delay):
             return float(delay[:-1])
     return None
 
@@ -256,5 +260,5 @@ def _worded_wait(message: str) -> float | None:
     if not found:
         return None
     unit = (found[2] or "s").lower()
-    seconds = float(found[1].rstrip(".") or 0)
+    seconds = float(found[1])
     return seconds / 1000 if unit.startswith(("ms", "milli")) else seconds * 60 if unit.startswith("m") else seconds

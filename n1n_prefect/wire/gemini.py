@@ -25,6 +25,8 @@ Headers = Mapping[str, str]
 Json = dict[str, Any]
 LongValues = dict[str, memoryview]
 
+_MODEL = re.compile(r"[A-Za-z0-9](?:[\w.:@-]|/(?!\.))*", re.ASCII)
+
 # ── before spending ──────────────────────────────────────────────────────────
 
 
@@ -35,6 +37,10 @@ def check(loaded: LoadedRequest) -> None:
         InvalidRequestError: Names the value, and what the model accepts instead.
     """
     request = loaded.request
+    if not _MODEL.fullmatch(request.model):
+        raise errors.InvalidRequestError(
+            f"model={request.model!r:.80} is no model's id; they have letters, digits and . _ : @ / -"
+        )
     if not request.prompt.strip():
         raise errors.InvalidRequestError(f"prompt={request.prompt!r} is empty; say what to draw.")
     for image in loaded.images:
@@ -81,7 +87,13 @@ def build(loaded: LoadedRequest) -> HttpRequest:
     request = loaded.request
     verb = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
     model = quote(request.model.removeprefix("models/"), safe="@.-_")
-    body = orjson.dumps(_merged(_body(loaded), request.extra_body or {}))
+    try:
+        body = orjson.dumps(_merged(_body(loaded), request.extra_body or {}))
+    except TypeError as exc:
+        raise errors.InvalidRequestError(
+            f"The request cannot be written as JSON ({exc}). Look for broken characters in prompt and "
+            "system_instruction, and for values in extra_body that are no JSON."
+        ) from None
     if len(body) > catalog.MAX_BODY_BYTES:
         raise errors.InvalidRequestError(
             f"The request is {len(body)} bytes with its {len(loaded.images)} input images; gateways take at most "
@@ -191,10 +203,18 @@ def read_reply(status: int, headers: Headers, body: bytes | memoryview) -> Reply
         raise failure.error_from(status, headers, body)
     whole = body if isinstance(body, bytes) else bytes(body)
     answer = _Answer()
-    for document in _documents(whole, answer.long_values, request_id_of(headers)):
-        if document.get("error"):
-            raise failure.error_within(status, headers, document)
-        _gather(answer, document)
+    wrong: errors.N1nError | None = None
+    try:
+        for document in _documents(whole, answer.long_values, request_id_of(headers)):
+            if document.get("error"):
+                wrong = wrong or failure.error_within(status, headers, document)
+            else:
+                _gather(answer, document)
+    except errors.MalformedReplyError as error:
+        wrong = wrong or error
+    # An error behind an image in the same stream does not undo the image, which is paid for.
+    if wrong is not None and not answer.finals:
+        raise wrong
     return _reply(answer, request_id_of(headers))
 
 
@@ -267,22 +287,38 @@ def _field(document: Json, name: str) -> Any:
     return document.get(re.sub(r"[A-Z]", lambda match: "_" + match[0].lower(), name))
 
 
+def _text(document: Json, name: str) -> str:
+    """A field that should be a text, as one; a number is shown, anything else is nothing."""
+    value = _field(document, name)
+    return str(value) if isinstance(value, (int, float)) else _string(value)
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _object(document: Json, name: str) -> Json:
+    """A field that should be an object, or an empty one."""
+    value = _field(document, name)
+    return value if isinstance(value, dict) else {}
+
+
 def _gather(answer: _Answer, document: Json) -> None:
-    answer.usage = _field(document, "usageMetadata") or answer.usage
-    answer.model_version = _field(document, "modelVersion") or answer.model_version
-    answer.response_id = _field(document, "responseId") or answer.response_id
-    feedback = _field(document, "promptFeedback") or {}
-    if _field(feedback, "blockReason") or _field(feedback, "blockReasonMessage"):
-        answer.block_reason = _field(feedback, "blockReason") or ""
-        answer.block_message = _field(feedback, "blockReasonMessage") or ""
+    answer.usage = _object(document, "usageMetadata") or answer.usage
+    answer.model_version = _text(document, "modelVersion") or answer.model_version
+    answer.response_id = _text(document, "responseId") or answer.response_id
+    feedback = _object(document, "promptFeedback")
+    if _text(feedback, "blockReason") or _text(feedback, "blockReasonMessage"):
+        answer.block_reason = _text(feedback, "blockReason")
+        answer.block_message = _text(feedback, "blockReasonMessage")
     for candidate in _objects(document.get("candidates")):
         answer.candidates += 1
-        answer.finish_reason = _field(candidate, "finishReason") or answer.finish_reason
-        answer.finish_message = _field(candidate, "finishMessage") or answer.finish_message
-        for part in _objects((candidate.get("content") or {}).get("parts")):
+        answer.finish_reason = _text(candidate, "finishReason") or answer.finish_reason
+        answer.finish_message = _text(candidate, "finishMessage") or answer.finish_message
+        for part in _objects(_object(candidate, "content").get("parts")):
             _gather_part(answer, part)
     for item in _objects(document.get("data")):
-        image = item.get("b64_json") or item.get("url")
+        image = _string(item.get("b64_json")) or _address(item.get("url"))
         if image:
             answer.finals.append(image)
 
@@ -293,14 +329,18 @@ def _objects(value: object) -> Iterator[Json]:
 
 
 def _gather_part(answer: _Answer, part: Json) -> None:
-    inline = _field(part, "inlineData") or {}
-    file = _field(part, "fileData") or {}
-    image = inline.get("data") or _field(file, "fileUri") or part.get("url")
-    if isinstance(image, str) and image:
+    image = _string(_object(part, "inlineData").get("data"))
+    image = image or _address(_field(_object(part, "fileData"), "fileUri")) or _address(part.get("url"))
+    if image:
         (answer.drafts if part.get("thought") else answer.finals).append(image)
     text = part.get("text")
     if isinstance(text, str) and not part.get("thought"):
         answer.texts.append(text)
+
+
+def _address(value: object) -> str:
+    """An address that an image can be fetched from; `gs://` and names of files at the vendor are none."""
+    return text if (text := _string(value)).startswith(("http://", "https://", "data:image/")) else ""
 
 
 def _reply(answer: _Answer, request_id: str) -> Reply:
@@ -372,7 +412,9 @@ def _why_no_image(answer: _Answer, request_id: str) -> errors.N1nError:
     """The error for an answer without an image, in the order that gateways make sense in."""
     if not answer.candidates and answer.block_reason is not None:
         reason = answer.block_reason or "no reason given"
-        return _refusal(f"The prompt was blocked ({reason})", reason, answer.block_message, request_id)
+        blocked = _refusal(f"The prompt was blocked ({reason})", reason, answer.block_message, request_id)
+        blocked.is_transient = False
+        return blocked
     reason, words = answer.finish_reason, answer.finish_message or answer.text
     if reason in _REFUSALS:
         return _refusal(f"The model refused ({reason})", reason, words, request_id)
@@ -425,7 +467,7 @@ def _usage(reported: Json) -> Usage:
 
 def _count(reported: Json, name: str) -> int:
     value = _field(reported, name)
-    return int(value) if isinstance(value, (int, float)) else 0
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < 2**53 else 0
 
 
 def _modality(reported: Json, name: str, modality: str) -> int:

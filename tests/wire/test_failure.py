@@ -122,7 +122,20 @@ class TestRetryAfter:
     def test_words(self, words, seconds):
         assert error(429, {"error": {"message": words}}).retry_after_seconds == pytest.approx(seconds)
 
-    @pytest.mark.parametrize("header", ["soon", "", "12 apples"])
+    @pytest.mark.parametrize("words", ["retry in 1.2.3.4", "try again after 2026.11.23"])
+    def test_a_version_or_a_date_is_no_wait(self, words):
+        assert error(429, {"error": {"message": words}}).retry_after_seconds is None
+
+    @pytest.mark.parametrize("details", [5, "x", [{"retryDelay": "1.2.3s"}, {"violations": 5}]])
+    def test_odd_details_are_no_wait(self, details):
+        found = error(429, {"error": {"message": "busy", "details": details}})
+        assert (type(found), found.retry_after_seconds) == (errors.RateLimitError, None)
+
+    def test_a_page_about_daily_limits_is_no_daily_limit(self):
+        found = error(429, {"error": {"message": "5 per minute. See our daily limits page."}})
+        assert type(found) is errors.RateLimitError
+
+    @pytest.mark.parametrize("header", ["soon", "", "12 apples", "nan", "inf", "-3"])
     def test_nonsense_is_no_hint(self, header):
         assert error(429, retry_after=header).retry_after_seconds is None
 

@@ -309,3 +309,62 @@ class TestMalformed:
     def test_an_error_in_the_middle_of_a_stream(self):
         with pytest.raises(errors.OutcomeUnknownError, match="cancelled"):
             read("stream-error.sse", headers={})
+
+
+class TestStreamsThatEndBadly:
+    IMAGE = (SAMPLES / "stream.sse").read_bytes()
+
+    @pytest.mark.parametrize(
+        "behind",
+        [
+            b'data: {"error": {"code": 500, "message": "lost"}}\n\n',
+            b'{"error": {"code": 500, "message": "lost"}}\n',
+            b'data: {"candidates": [{"content": {"parts": [{"thoughtSignature": "QQ',
+        ],
+    )
+    def test_an_image_that_came_whole_is_kept(self, behind):
+        assert pixel(gemini.read_reply(200, {}, self.IMAGE + behind).data) == BLUE
+
+    def test_without_an_image_the_first_error_counts(self):
+        with pytest.raises(errors.GatewayError, match="lost"):
+            gemini.read_reply(200, {}, b'data: {"error": {"code": 500, "message": "lost"}}\n\ndata: {"cut')
+
+
+class TestOddShapes:
+    PART = json.loads((SAMPLES / "unknown-reason-with-image.json").read_text())["candidates"][0]["content"]["parts"][0]
+
+    @pytest.mark.parametrize(
+        "around",
+        [
+            {"responseId": 7, "modelVersion": ["x"]},
+            {"promptFeedback": "none", "usageMetadata": "none"},
+            {"usageMetadata": {"totalTokenCount": 1e300, "candidatesTokensDetails": "x"}},
+            {"data": [{"url": 5}, {"b64_json": 5}]},
+        ],
+    )
+    def test_nonsense_around_an_image_does_not_cost_it(self, around):
+        body = {"candidates": [{"finishReason": 1, "finishMessage": {}, "content": {"parts": [self.PART]}}], **around}
+        assert pixel(gemini.read_reply(200, {}, json.dumps(body).encode()).data) == BLUE
+
+    @pytest.mark.parametrize("uri", ["gs://bucket/a.png", "files/abc"])
+    def test_an_address_that_cannot_be_fetched_does_not_hide_the_image(self, uri):
+        parts = [self.PART, {"fileData": {"fileUri": uri}}]
+        body = {"candidates": [{"content": {"parts": parts}}]}
+        assert pixel(gemini.read_reply(200, {}, json.dumps(body).encode()).data) == BLUE
+
+    def test_a_blocked_prompt_is_final_whatever_the_reason(self):
+        with pytest.raises(errors.RefusedError) as caught:
+            gemini.read_reply(200, {}, b'{"promptFeedback": {"blockReason": "IMAGE_SAFETY"}}')
+        assert not caught.value.is_transient
+
+
+class TestWhatIsNoRequest:
+    @pytest.mark.parametrize("model", ["", " ", "../../v1/x", "a b", "m\ud800", "x/../y", "m?key=1"])
+    def test_a_model_that_is_none(self, model):
+        with pytest.raises(errors.InvalidRequestError, match="no model's id"):
+            gemini.check(loaded(model=model))
+
+    @pytest.mark.parametrize("options", [{"prompt": "fox \ud800"}, {"extra_body": {"a": b"x"}}])
+    def test_what_json_cannot_hold(self, options):
+        with pytest.raises(errors.InvalidRequestError, match="cannot be written as JSON"):
+            gemini.build(loaded(**options))
