@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Generator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+import traceback
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -42,7 +43,6 @@ from n1n_prefect.settings import settings
 from n1n_prefect.sources import load_request
 from n1n_prefect.spool import Spool, SpooledReply
 from n1n_prefect.staging import current_storage, spool_folder
-from n1n_prefect.wire import gemini
 
 BlockT = TypeVar("BlockT", bound=Block)
 _flights: SingleFlight[GeneratedImage] = SingleFlight()
@@ -69,10 +69,7 @@ def pay(
         N1nError: In its class; it has been logged.
     """
     with reported(request):
-        job = _prepare(request, credentials, source, spending, take)
-        with _observed(job):
-            image, joined = _flights.run(job.call.key, partial(_carry_out, job))
-            return _noted(job, image, joined=joined)
+        return _paid(_prepare(request, credentials, source, spending, take))
 
 
 async def apay(
@@ -85,10 +82,7 @@ async def apay(
 ) -> GeneratedImage:
     """`pay` for asynchronous code."""
     with reported(request):
-        job = await asyncio.to_thread(_prepare, request, credentials, source, spending, take)
-        with _observed(job):
-            image, joined = await _flights.arun(job.call.key, partial(_acarry_out, job))
-            return _noted(job, image, joined=joined)
+        return await _apaid(await asyncio.to_thread(_prepare, request, credentials, source, spending, take))
 
 
 def require_block(value: object, kind: type[BlockT], name: str) -> BlockT:
@@ -102,7 +96,8 @@ def require_block(value: object, kind: type[BlockT], name: str) -> BlockT:
     hint = f"Give {name}={kind.__name__}.load('NAME')"
     if isinstance(value, tuple):
         raise InvalidRequestError(
-            f"{name} is one field of a block, {value!r:.40}: .map took the block apart. Wrap it in unmapped({name})."
+            f"{name} is {value[0] if value else 'nothing'!r:.40}, one field of a block: .map took the block apart. "
+            f"Wrap it in unmapped({name})."
         )
     raise InvalidRequestError(
         f"{name} must be a {kind.__name__} block, not {type(value).__name__}. {hint}; with .map, unmapped({name})."
@@ -120,7 +115,7 @@ class Job:
     credentials: N1nCredentials
     storage: Storage
     spool: Spool
-    scope: str
+    run: str
     started: float
 
 
@@ -132,7 +127,6 @@ def _prepare(
         raise InvalidRequestError(f"spending must be a Spending, not {type(spending).__name__}; write Spending(…).")
     read_s3 = require_block(source, S3Location, "source").read if source is not None else None
     loaded = load_request(request, rules=settings().source_rules, read_s3=read_s3)
-    gemini.check(loaded)
     scope = current_scope()
     key = loaded.key(
         base_url=credentials.base_url,
@@ -148,7 +142,13 @@ def _prepare(
         refresh=_refreshes(),
         secret=credentials.api_key.get_secret_value(),
     )
-    return Job(call, credentials, current_storage(), Spool(spool_folder()), scope, time.monotonic())
+    return Job(call, credentials, current_storage(), Spool(spool_folder()), _run(), time.monotonic())
+
+
+def _run() -> str:
+    """What a ceiling is counted for: the flow run at the top, or this process outside of one."""
+    context = TaskRunContext.get()
+    return current_scope("run") if context and context.task_run.flow_run_id else "process"
 
 
 def _refreshes() -> str:
@@ -159,6 +159,18 @@ def _refreshes() -> str:
     asked = context.task.refresh_cache
     asked = get_current_settings().tasks.refresh_cache if asked is None else asked
     return str(context.task_run.id) if asked else ""
+
+
+def _paid(job: Job) -> GeneratedImage:
+    with _observed(job):
+        image, joined = _flights.run(job.call.key, partial(_carry_out, job))
+        return _noted(job, image, joined=joined)
+
+
+async def _apaid(job: Job) -> GeneratedImage:
+    with _observed(job):
+        image, joined = await _flights.arun(job.call.key, partial(_acarry_out, job))
+        return _noted(job, image, joined=joined)
 
 
 def _carry_out(job: Job) -> GeneratedImage:
@@ -193,10 +205,7 @@ class Hands:
     def _take_turn(self, step: Turn) -> None:
         self.turn.enter_context(pools.in_flight(self.job.credentials).slot())
         if limit := self.job.credentials.concurrency_limit:
-            from prefect.concurrency.sync import concurrency
-
-            with _limited(limit):
-                self.turn.enter_context(concurrency(limit, strict=True))
+            self.turn.enter_context(_global_slot(limit))
         with _spooling("no"):
             self.arrival = self.turn.enter_context(self.job.spool.arriving(step.name))
 
@@ -235,10 +244,7 @@ class AsyncHands:
     async def _take_turn(self, step: Turn) -> None:
         await self.turn.enter_async_context(pools.in_flight(self.job.credentials).aslot())
         if limit := self.job.credentials.concurrency_limit:
-            from prefect.concurrency.asyncio import concurrency
-
-            with _limited(limit):
-                await self.turn.enter_async_context(concurrency(limit, strict=True))
+            await self.turn.enter_async_context(_aglobal_slot(limit))
         with _spooling("no"):
             self.arrival = self.turn.enter_context(self.job.spool.arriving(step.name))
 
@@ -274,26 +280,63 @@ def _stored(job: Job, step: Step) -> Any:
         case Fetch(url):
             return fetch_https(url)
         case Reserve(usd, ceiling):
-            return budget.reserve(job.scope, usd, ceiling)
+            return budget.reserve(job.run, usd, ceiling)
         case _:
             raise TypeError(step)
 
 
 @contextmanager
-def _limited(name: str) -> Generator[None]:
+def _global_slot(name: str) -> Generator[None]:
+    """A slot of a limit that workers share; a lost Prefect server neither ends the call nor hides its reply."""
+    from prefect.concurrency.sync import concurrency
+
+    slot = concurrency(name, strict=True, raise_on_lease_renewal_failure=False)
+    with _acquiring(name):
+        slot.__enter__()
+    try:
+        yield
+    finally:
+        with _releasing(name):
+            slot.__exit__(None, None, None)
+
+
+@asynccontextmanager
+async def _aglobal_slot(name: str) -> AsyncGenerator[None]:
+    from prefect.concurrency.asyncio import concurrency
+
+    slot = concurrency(name, strict=True, raise_on_lease_renewal_failure=False)
+    with _acquiring(name):
+        await slot.__aenter__()
+    try:
+        yield
+    finally:
+        with _releasing(name):
+            await slot.__aexit__(None, None, None)
+
+
+@contextmanager
+def _acquiring(name: str) -> Generator[None]:
     from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
     try:
         yield
-    except ConcurrencySlotAcquisitionError as exc:
-        if exc.__cause__ is not None:
-            raise N1nError(
-                f"The Prefect API gave no slot of {name!r} ({exc}); nothing was sent.", is_transient=True
+    except Exception as exc:
+        if isinstance(exc, ConcurrencySlotAcquisitionError) and exc.__cause__ is None:
+            raise InvalidRequestError(
+                f"There is no global concurrency limit {name!r}, as the credentials' concurrency_limit names it. "
+                f"Create it with `prefect gcl create {name} --limit 8`, or leave the field empty."
             ) from exc
-        raise InvalidRequestError(
-            f"There is no global concurrency limit {name!r}, as the credentials' concurrency_limit names it. "
-            f"Create it with `prefect gcl create {name} --limit 8`, or leave the field empty."
+        raise N1nError(
+            f"The Prefect API gave no slot of {name!r} ({exc}); nothing was sent.", is_transient=True
         ) from exc
+
+
+@contextmanager
+def _releasing(name: str) -> Generator[None]:
+    try:
+        yield
+    except Exception as exc:  # noqa: BLE001 - the lease ends by itself; the reply matters more
+        telemetry.get_logger().warning("The slot of %r was not given back (%s); its lease will end.", name, exc)
 
 
 @contextmanager
@@ -358,6 +401,8 @@ def reported(subject: ImageRequest | GeneratedImage | UploadedImage | None = Non
         error.model = model
         error.prompt_excerpt = getattr(image or subject, "prompt_excerpt", "")
         remember_failure(error)
+        # Their frames hold replies and input images, and Prefect keeps the error as long as the run.
+        traceback.clear_frames(error.__traceback__)
         line = f"{type(error).__name__}: {error} [charged: {error.charged}]"
         # Without a traceback, which says nothing to who watches a run.
         telemetry.get_logger().log(logging.WARNING if error.is_transient else logging.ERROR, line)

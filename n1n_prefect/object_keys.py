@@ -115,6 +115,24 @@ _PLAIN = "".join(character for character in map(chr, range(0x20, 0x7F)) if chara
 _METADATA_HEADER = len("x-amz-meta-")
 
 
+def own_metadata(metadata: object) -> dict[str, Any]:
+    """The user's metadata, once it is known to be usable beside ours.
+
+    Raises:
+        InvalidRequestError: It is no mapping, or a key is no text, is one of ours, or cannot be sent.
+    """
+    if not isinstance(metadata, (Mapping, type(None))):
+        raise InvalidRequestError(f"metadata must be a mapping of texts, not {type(metadata).__name__}.")
+    own: dict[Any, Any] = dict(metadata or {})
+    for key in own:
+        if not isinstance(key, str):
+            raise InvalidRequestError(f"metadata key {key!r:.80} must be a text.")
+        if key.lower() == "sha256" or key.lower().startswith("n1n-"):
+            raise InvalidRequestError(f"metadata key {key!r} is one of ours; choose another.")
+    encode_metadata(own, "0" * 64)
+    return own
+
+
 def encode_metadata(metadata: Mapping[str, Any], sha256: str) -> dict[str, str]:
     """User metadata as S3 takes it: ASCII, at most 2 KB, and always with `sha256`.
 

@@ -27,7 +27,7 @@ _STATUSES: tuple[tuple[type[N1nError], OutcomeStatus], ...] = (
 )
 _REMEMBERED = 10_000
 _lock = Lock()
-_failures: "OrderedDict[UUID, N1nError]" = OrderedDict()
+_failures: "OrderedDict[UUID, ImageOutcome]" = OrderedDict()
 
 
 def gather_outcomes(futures: Iterable[Any]) -> list[ImageOutcome]:
@@ -67,9 +67,16 @@ def outcome_of(result: object, id: str = "", *, attempts: int = 1) -> ImageOutco
         case N1nError():
             return _failed(id, result, attempts)
         case _:
-            return ImageOutcome(
-                id or "?", "failed", excerpt(f"{type(result).__name__}: {result}", 500), attempts=attempts
-            )
+            # Whatever it is, it does not say whether something was paid.
+            return ImageOutcome(id or "?", "failed", _words_of(result), charged="unknown", attempts=attempts)
+
+
+def _words_of(result: object) -> str:
+    try:
+        words = str(result)
+    except Exception:  # noqa: BLE001 - an error that cannot say what it is
+        words = ""
+    return excerpt(errors.without_secrets(f"{type(result).__name__}: {words}"), 500)
 
 
 def _row(
@@ -101,7 +108,7 @@ def _failed(id: str, error: N1nError, attempts: int) -> ImageOutcome:  # noqa: A
     status: OutcomeStatus = found[0] if found else "failed"
     image = error.image if isinstance(error.image, GeneratedImage) else None
     return ImageOutcome(
-        id or error.request_key[:12] or "?",
+        id or (error.request_key or (image.request_key if image else ""))[:12] or "?",
         status,
         str(error),
         image,
@@ -117,12 +124,12 @@ def _failed(id: str, error: N1nError, attempts: int) -> ImageOutcome:  # noqa: A
 
 
 def remember_failure(error: N1nError) -> None:
-    """Keeps the error of the task that runs now, for the tasks after it that will not run."""
+    """Keeps how the task that runs now failed, for the tasks after it that will not run."""
     context = TaskRunContext.get()
     if context is None:
         return
     with _lock:
-        _failures[context.task_run.id] = error
+        _failures[context.task_run.id] = outcome_of(error)
         if len(_failures) > _REMEMBERED:
             _failures.popitem(last=False)
 
@@ -179,9 +186,9 @@ def _outcome_of_upstream(message: str) -> ImageOutcome | None:
 def _outcome_of_task_run(task_run_id: UUID) -> ImageOutcome:
     """The outcome of an earlier task: from this process, else from the server."""
     with _lock:
-        error = _failures.get(task_run_id)
-    if error is not None:
-        return outcome_of(error)
+        outcome = _failures.get(task_run_id)
+    if outcome is not None:
+        return outcome
     state = _state_on_server(task_run_id)
     return _outcome_of_state(state) if state else ImageOutcome("?", "failed", "An earlier task failed; see its log.")
 

@@ -149,13 +149,16 @@ def known_scope(name: str, context: TaskRunContext | None) -> str | None:
 _roots: dict[str, str] = {}
 
 
-def current_scope() -> str:
+def current_scope(name: str = "") -> str:
     """The scope of the task that runs now, asking the server for the root flow run where it must.
+
+    Args:
+        name: In place of what the task's policy names.
 
     Outside a run nothing is shared unless the policy gives a name.
     """
     context = TaskRunContext.get()
-    name = scope_of(context.task.cache_policy) if context else "run"
+    name = name or (scope_of(context.task.cache_policy) if context else "run")
     known = known_scope(name, context)
     if known is not None:
         return known

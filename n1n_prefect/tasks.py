@@ -30,7 +30,9 @@ from n1n_prefect.images import (
     UploadedImage,
     as_request,
     excerpt,
+    ratio_of,
 )  # fmt: skip
+from n1n_prefect.object_keys import own_metadata
 from n1n_prefect.outcomes import outcome_of
 from n1n_prefect.paid_call import arun, run
 from n1n_prefect.policies import DELAYS, RETRIES, HintedDelays, PaidOnce, is_last_attempt, worth_retrying
@@ -347,8 +349,8 @@ def _uploaded(
     metadata: Mapping[str, str] | None,
 ) -> UploadedImage:
     with reported():
-        require_block(destination, S3Location, "destination")
         _require(image, (GeneratedImage, UploadedImage), "image")
+        _check_where(destination, name, key, if_exists, metadata)
     paid = image if isinstance(image, GeneratedImage) else image.original
     with telemetry.span("n1n.upload"), reported(image):
         where: Any = {"name": name, "key": key, "if_exists": if_exists, "metadata": metadata}
@@ -361,6 +363,21 @@ def _uploaded(
         telemetry.get_logger().info("%s %s", "Uploaded" if uploaded.created else "Already there:", uploaded.uri)
         telemetry.emit("uploaded" if uploaded.created else "already_there", image=paid, uploaded=uploaded)
     return uploaded
+
+
+def _check_where(destination: Any, name: Any, key: Any, if_exists: Any, metadata: Any) -> None:
+    """Refuses, before anything is paid or sent, what no image could be uploaded with."""
+    require_block(destination, S3Location, "destination")
+    for what, value in (("name", name), ("key", key)):
+        if value is not None:
+            _require(value, str, what)
+    if if_exists not in get_args(IfExists):
+        raise InvalidRequestError(f"if_exists={if_exists!r} is none of {', '.join(get_args(IfExists))}.")
+    own_metadata(metadata)
+    destination.key_for(_ANY_IMAGE, name=name, key=key)
+
+
+_ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
 
 
 # ── one item from words to S3 ────────────────────────────────────────────────
@@ -496,7 +513,7 @@ class _Item:
 
     def steps(self) -> Generator[Any, Any, UploadedImage]:
         """Pay and validate until an image is good, and upload it."""
-        self._check_upload()
+        self._check()
         last = self.takes - 1
         for take in range(last):
             try:
@@ -510,8 +527,7 @@ class _Item:
         image = yield _Pay(take)
         self.paid.append(image)
         yield _Do(partial(_validated, image, given["spec"]))
-        where = (given[name] for name in ("destination", "name", "key", "if_exists", "metadata"))
-        return (yield _Do(partial(_uploaded, image, *where)))
+        return (yield _Do(partial(_uploaded, image, *(given[name] for name in _WHERE))))
 
     def do(self, step: Any) -> Any:
         """Carries out a step in this thread."""
@@ -529,17 +545,21 @@ class _Item:
             raise result
         context = TaskRunContext.get()
         attempts = (context.task_run.run_count if context else 1) + max(len(self.paid) - 1, 0)
-        outcome = outcome_of(result, self.arguments["name"] or "", attempts=max(attempts, 1))
+        name = self.arguments["name"]
+        outcome = outcome_of(result, name if isinstance(name, str) else "", attempts=max(attempts, 1))
+        if self.paid:
+            outcome = replace(outcome, charged="yes", image=outcome.image or self.paid[-1])
         costs = [image.estimated_cost_usd for image in self.paid if image.estimated_cost_usd is not None]
         return replace(outcome, estimated_cost_usd=round(sum(costs), 6) if costs else outcome.estimated_cost_usd)
 
     @reported()
-    def _check_upload(self) -> None:
-        """Refuses, before anything is paid, what no image could be uploaded with."""
-        given = self.arguments
-        if given["if_exists"] not in get_args(IfExists):
-            raise InvalidRequestError(f"if_exists={given['if_exists']!r} is none of {', '.join(get_args(IfExists))}.")
-        given["destination"].key_for(_ANY_IMAGE, name=given["name"], key=given["key"])
+    def _check(self) -> None:
+        """Refuses, before anything is paid, what no image could be checked or uploaded with."""
+        given, asked = self.arguments, self._asked()
+        _check_where(*(given[name] for name in _WHERE))
+        if given["spec"] is not None:
+            _require(given["spec"], ImageSpec, "spec")
+            _check_agreement(asked, given["spec"])
 
     @reported()
     def _asked(self) -> ImageRequest:
@@ -549,7 +569,17 @@ class _Item:
         return {name: self.arguments[name] for name in ("credentials", "source", "spending")} | {"take": take}
 
 
-_ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
+_WHERE = ("destination", "name", "key", "if_exists", "metadata")
+
+
+def _check_agreement(request: ImageRequest, spec: ImageSpec) -> None:
+    if not (request.aspect_ratio and spec.aspect_ratio):
+        return
+    if abs(ratio_of(request.aspect_ratio) / ratio_of(spec.aspect_ratio) - 1) > spec.tolerance:
+        raise InvalidRequestError(
+            f"aspect_ratio={request.aspect_ratio!r} is asked and spec.aspect_ratio={spec.aspect_ratio!r} is expected; "
+            "no image can be both."
+        )
 
 
 @reported()

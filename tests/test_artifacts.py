@@ -250,7 +250,7 @@ class TestWhatIsTaken:
         assert "2 failed" not in sheet
         assert [right.split("<br>")[0] for _, right in rows(sheet)[:2]] == [
             "**refused** (possibly charged)",
-            "**failed**",
+            "**failed** (possibly charged)",
         ]
 
     def test_none_is_an_item_without_a_result(self):

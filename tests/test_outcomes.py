@@ -158,7 +158,7 @@ class TestGatherOutcomes:
 
     def test_a_failed_task_has_its_own_error(self):
         error = failed(ImageValidationError, image=IMAGE)
-        assert only(Failed(data=error)) == outcome_of(error, "1")
+        assert only(Failed(data=error)) == outcome_of(error)
 
     def test_a_crashed_or_cancelled_one_says_so(self):
         assert only(Crashed(message="Execution was aborted.")).reason == "Execution was aborted."
