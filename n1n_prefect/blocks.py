@@ -5,7 +5,6 @@ made on demand, so that blocks pickle, copy and travel to workers.
 """
 
 import dataclasses
-import ipaddress
 import logging
 import os
 import re
@@ -14,7 +13,7 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Literal
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
@@ -22,8 +21,16 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from n1n_prefect import object_keys, s3
 from n1n_prefect.aws_blocks import location_fields
 from n1n_prefect.careful_block import CarefulBlock
-from n1n_prefect.client import DEFAULT_BASE_URL, AsyncN1nClient, N1nClient
-from n1n_prefect.errors import InvalidRequestError, UploadError, without_secrets
+from n1n_prefect.client import (
+    DEFAULT_BASE_URL,
+    AsyncN1nClient,
+    N1nClient,
+    checked_address,
+    checked_api_key,
+    checked_base_url,
+    checked_timeout,
+)
+from n1n_prefect.errors import InvalidRequestError, UploadError
 from n1n_prefect.images import GeneratedImage, UploadedImage
 from n1n_prefect.pricing import Price
 from n1n_prefect.s3_errors import location_errors
@@ -96,23 +103,18 @@ class N1nCredentials(CarefulBlock, CredentialsBlock):
     @field_validator("api_key")
     @classmethod
     def _usable_key(cls, api_key: SecretStr) -> SecretStr:
-        key = api_key.get_secret_value()
-        if not key:
-            raise ValueError("it is empty; copy the key from the gateway's console")
-        if key.lower().startswith("bearer"):
-            raise ValueError("it starts with 'Bearer'; give the key alone")
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise ValueError("it has spaces, line breaks or letters that no key has; copy it again, the key alone")
+        checked_api_key(api_key.get_secret_value())
         return api_key
 
     @field_validator("base_url")
     @classmethod
     def _usable_address(cls, base_url: str) -> str:
-        address = _checked_address(base_url)
-        host = urlsplit(address).hostname or ""
-        if address.startswith("http://") and not _is_loopback(host):
-            raise ValueError(f"http:// would send the key in clear to {host!r}; write https://")
-        return address.removesuffix("/v1beta").removesuffix("/v1").rstrip("/")
+        return checked_base_url(base_url)
+
+    @field_validator("timeout_seconds")
+    @classmethod
+    def _usable_timeout(cls, timeout_seconds: float) -> float:
+        return checked_timeout(timeout_seconds)
 
     def get_client(self) -> N1nClient:
         """A client for synchronous code; close it, or use it in a `with` block."""
@@ -121,30 +123,6 @@ class N1nCredentials(CarefulBlock, CredentialsBlock):
     def get_async_client(self) -> AsyncN1nClient:
         """A client for asynchronous code; close it, or use it in an `async with` block."""
         return AsyncN1nClient(self.api_key.get_secret_value(), self.base_url, timeout_seconds=self.timeout_seconds)
-
-
-def _checked_address(url: str) -> str:
-    """An http or https address without a trailing slash, query or credentials."""
-    address = url.strip().rstrip("/")
-    if "@" in address:
-        raise ValueError("it has credentials in it; they belong in their own fields")
-    try:
-        parts = urlsplit(address)
-        host, _ = parts.hostname, parts.port
-    except ValueError as exc:
-        raise ValueError(f"it is no address ({exc}); write https://host") from None
-    if parts.scheme not in ("http", "https") or not host or re.search(r"\s", address):
-        raise ValueError(f"{without_secrets(url)!r} is no address; write https://host")
-    if parts.query or parts.fragment or "?" in address or "#" in address:
-        raise ValueError("it has a query or fragment; write the address alone")
-    return address
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class S3Location(CarefulBlock):
@@ -259,7 +237,7 @@ class S3Location(CarefulBlock):
     @field_validator("endpoint_url")
     @classmethod
     def _usable_endpoint(cls, endpoint_url: str) -> str:
-        return _checked_address(endpoint_url) if endpoint_url.strip() else ""
+        return checked_address(endpoint_url) if endpoint_url.strip() else ""
 
     @field_validator("aws_access_key_id", "region_name", "storage_class", "kms_key_id")
     @classmethod
@@ -364,7 +342,7 @@ class S3Location(CarefulBlock):
             data=data,
             sha256=image.sha256,
             media_type=image.media_type,
-            metadata={**_origin_of(image), **_own(metadata)},
+            metadata={**_origin_of(image), **object_keys.own_metadata(metadata)},
             if_exists=if_exists,
             conditional=self.conditional_put,
             checksum=self.checksum,
@@ -394,7 +372,7 @@ class S3Location(CarefulBlock):
             key=at,
             sha256=uploaded.sha256,
             size_bytes=uploaded.size_bytes,
-            metadata=_own(metadata),
+            metadata=object_keys.own_metadata(metadata),
             if_exists=if_exists,
             extra_args={**self._extra_args(), **({"TaggingDirective": "REPLACE"} if self.tags else {})},
         )
@@ -504,10 +482,3 @@ def _origin_of(image: GeneratedImage) -> dict[str, Any]:
         "media-type": image.media_type,
     }
     return {f"n1n-{name}": value for name, value in about.items() if value}
-
-
-def _own(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    for key in metadata or {}:
-        if key.lower() == "sha256" or key.lower().startswith("n1n-"):
-            raise InvalidRequestError(f"metadata key {key!r} is one of ours; choose another.")
-    return dict(metadata or {})

@@ -2,17 +2,20 @@
 
 import difflib
 from abc import ABC
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 from prefect.blocks.core import Block
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
 
+from n1n_prefect.client import shown
 from n1n_prefect.errors import InvalidRequestError
 
 
 class CarefulBlock(Block, ABC):
     """A block that refuses misspelt fields and masked secrets, keeps secrets out of errors, and is never mapped over.
+
+    A field that is assigned later is checked as at the start; a refused value changes nothing.
 
     Raises:
         InvalidRequestError: A field is unknown or its value unusable; the message names it and the remedy.
@@ -21,15 +24,17 @@ class CarefulBlock(Block, ABC):
     model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
     def __init__(self, **fields: Any) -> None:
-        wrong = _unknown_fields(type(self), fields)
-        try:
-            if not wrong:
-                super().__init__(**fields)
-        except ValidationError as exc:
-            wrong = "; ".join(map(_said, exc.errors(include_url=False, include_input=False)))
-        # Raised out here, without pydantic's error behind it: that one holds the input, and so the key.
-        if wrong:
-            raise InvalidRequestError(f"{type(self).__name__}: {wrong}")
+        initialize = super().__init__
+        _refusing(type(self), fields, lambda: initialize(**fields))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):  # Prefect's own, such as _block_document_id
+            # Tried on a copy, since rules about several fields are asked after the change.
+            trial = self.model_copy()
+            check = self.__pydantic_validator__.validate_assignment
+            _refusing(type(self), {name: value}, lambda: check(trial, name, value))
+            value = getattr(trial, name)
+        super().__setattr__(name, value)
 
     @field_validator("*")
     @classmethod
@@ -63,6 +68,19 @@ def _items(block: BaseModel) -> Generator[tuple[str, Any], None, None]:
     return BaseModel.__iter__(block)
 
 
+def _refusing(block: type[Block], fields: Mapping[str, Any], take: Callable[[], object]) -> None:
+    """Lets the block take the fields, or says what is wrong with them."""
+    wrong = _unknown_fields(block, fields)
+    try:
+        if not wrong:
+            take()
+    except ValidationError as exc:
+        wrong = "; ".join(_said(error, block) for error in exc.errors(include_url=False))
+    # Raised out here, without pydantic's error behind it: that one holds the input, and so the key.
+    if wrong:
+        raise InvalidRequestError(f"{block.__name__}: {wrong}")
+
+
 def _unknown_fields(block: type[Block], fields: Mapping[str, Any]) -> str:
     """What is wrong with the names of the fields, with the nearest right one; empty if nothing is."""
     known = [*block.model_fields]
@@ -73,7 +91,16 @@ def _unknown_fields(block: type[Block], fields: Mapping[str, Any]) -> str:
     return ""
 
 
-def _said(error: Any) -> str:
+def _said(error: Any, block: type[Block]) -> str:
     where = ".".join(map(str, error["loc"]))
     what = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what
+    return f"{where}: {what}{_got(error, block)}" if where else what
+
+
+def _got(error: Any, block: type[Block]) -> str:
+    """The offending value, unless it is secret, absent, or our own message is the judge of what it shows."""
+    field = block.model_fields.get(str(error["loc"][0]))
+    is_secret = field is None or "Secret" in str(field.annotation)
+    if is_secret or error["type"] in ("missing", "value_error"):
+        return ""
+    return f", got {shown(error['input'])}"

@@ -5,6 +5,8 @@ Every decision stands once, in plain functions; the two clients differ in `await
 """
 
 import asyncio
+import ipaddress
+import re
 import ssl
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -13,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -27,6 +30,8 @@ from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
 DEFAULT_BASE_URL = "https://api.n1n.ai"
 DEFAULT_TIMEOUT_SECONDS = 300.0
 CONNECT_TIMEOUT_SECONDS = 15.0
+MAX_TIMEOUT_SECONDS = 2_147_483
+"""24 days, the longest that a socket can wait."""
 
 
 class Sink(Protocol):
@@ -48,6 +53,122 @@ class ReplyHead:
     """Names in lower case; nothing of the request."""
 
 
+# ── what a client is made of ─────────────────────────────────────────────────
+# The messages say "it": whoever asks puts the name of the argument or field before them.
+
+
+def checked_api_key(api_key: object) -> str:
+    """The key, if it can be one.
+
+    Raises:
+        ValueError: It cannot; the message says why and what to do, and never shows it.
+    """
+    if not isinstance(api_key, str):
+        raise ValueError(f"it is of type {type(api_key).__name__}; give the key itself as a str")  # noqa: TRY004
+    wrong = next((said for found, said in _WRONG_KEYS if re.match(found, api_key)), "")
+    if wrong:
+        raise ValueError(wrong)
+    return api_key
+
+
+_WRONG_KEYS = (
+    (r"\Z", "it is empty; copy the key from the gateway's console"),
+    (r"\*+\Z", "it is only asterisks, which stand for a key that is hidden; give the key itself"),
+    (r"\s*[\"'`]", "it stands in quotes; give the key without them"),
+    (r"\$|%.*%\Z|\{\{", "it is the name of a variable that nothing put a value for; give the value"),
+    (r"(?i)bearer", "it starts with 'Bearer'; give the key alone"),
+    (r".*://", "it is an address, which belongs in base_url; give the key"),
+    (r"(?s).*[^!-~]", "it has spaces, line breaks or letters that no key has; copy it again, the key alone"),
+)
+
+
+def checked_base_url(base_url: object) -> str:
+    """The gateway's address without the version that people paste with it.
+
+    Raises:
+        ValueError: It is no address, or the key would travel to it in clear.
+    """
+    address = checked_address(base_url)
+    url = httpx.URL(address)
+    if url.scheme == "http" and not _is_loopback(url.host):
+        raise ValueError(f"http:// would send the key in clear to {url.host!r}; write https://")
+    return address.removesuffix("/v1beta").removesuffix("/v1").rstrip("/")
+
+
+def checked_address(address: object) -> str:
+    """An http or https address without a trailing slash, query or credentials.
+
+    Raises:
+        ValueError: It is none, or its host cannot be looked up.
+    """
+    if not isinstance(address, str):
+        raise ValueError(f"it is of type {type(address).__name__}; write https://host")  # noqa: TRY004
+    bare = address.strip().rstrip("/")
+    if "@" in bare:
+        raise ValueError("it has credentials in it; they belong in their own fields")
+    if "?" in bare or "#" in bare:
+        raise ValueError("it has a query or fragment; write the address alone")
+    url = _parsed(bare)
+    if url.scheme not in ("http", "https") or not url.host or re.search(r"[\s\\]", bare):
+        raise ValueError(f"{shown(bare)} is no address; write https://host")
+    _check_host(url)
+    return bare
+
+
+def _parsed(address: str) -> httpx.URL:
+    try:
+        _ = urlsplit(address).port  # refuses those over 65,535, which httpx does not
+        return httpx.URL(address)
+    except (httpx.InvalidURL, ValueError) as exc:  # a UnicodeError is a ValueError
+        raise ValueError(f"{shown(address)} is no address ({type(exc).__name__}); write https://host") from None
+
+
+def _check_host(url: httpx.URL) -> None:
+    try:
+        # As the socket will: empty labels and those over 63 characters have no encoding.
+        encoded = url.raw_host.decode().encode("idna")
+    except UnicodeError:
+        encoded = b""
+    if not 0 < len(encoded) <= 253:
+        raise ValueError(f"{shown(url.host)} is no host that can be looked up; write https://host")
+
+
+def shown(value: object) -> str:
+    """A value as an error may repeat it: at most 80 characters, and nothing that looks like a key."""
+    text = repr(errors.without_secrets(value) if isinstance(value, str) else value)
+    text = errors.without_secrets(text)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def checked_timeout(seconds: object) -> float:
+    """The seconds, if one can wait that long.
+
+    Raises:
+        ValueError: They are no number, not more than 0, or over 24 days.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
+        raise ValueError(
+            f"{shown(seconds)} is no time to wait; give seconds, more than 0 and at most {MAX_TIMEOUT_SECONDS}"
+        )
+    return seconds
+
+
+@contextmanager
+def _named(name: str) -> Generator[None]:
+    """Turns what a check says about "it" into an error that names the argument."""
+    try:
+        yield
+    except ValueError as exc:
+        raise errors.InvalidRequestError(f"{name}: {exc}.") from None
+
+
 # ── decisions, made once ─────────────────────────────────────────────────────
 
 
@@ -61,17 +182,23 @@ def _timeout(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT_SECONDS, seconds))
 
 
-def _root(base_url: str) -> str:
-    """The gateway's address without the version that people paste with it."""
-    return base_url.rstrip("/").removesuffix("/v1beta").removesuffix("/v1").rstrip("/")
-
-
 def _options(transport: Any, http2: bool) -> dict[str, Any]:
     if transport is not None:
         return {"transport": transport}
     # Idle connections are dropped early: a half-closed one swallows the next request.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=5.0)
     return {"verify": _ssl_context(), "http2": http2, "limits": limits}
+
+
+@contextmanager
+def _usable_proxies() -> Generator[None]:
+    try:
+        yield
+    except (httpx.InvalidURL, ValueError, ImportError) as exc:  # their words may hold the proxy's password
+        raise errors.InvalidRequestError(
+            f"The environment's proxies cannot be used ({type(exc).__name__}). Check HTTPS_PROXY, HTTP_PROXY and "
+            "ALL_PROXY: they are http:// addresses; socks5:// needs the package socksio."
+        ) from None
 
 
 def _headers(request: HttpRequest, api_key: str) -> dict[str, str]:
@@ -104,10 +231,13 @@ def translated(timeout_seconds: float) -> Generator[None]:
     Raises:
         GatewayError: It had not, so nothing was charged.
         OutcomeUnknownError: It had, or may have.
-        InvalidRequestError: The address is no address.
+        InvalidRequestError: The address is no address, or the request cannot be written as HTTP.
     """
     try:
         yield
+    except httpx.LocalProtocolError as exc:
+        # Its words quote headers, and so the key; nor may it hang on ours.
+        raise _unwritten(exc) from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
         raise errors.InvalidRequestError(f"The gateway's address is wrong: {exc}. Check `base_url`.") from _bare(exc)
     except _NOT_SENT as exc:
@@ -131,6 +261,20 @@ def translated(timeout_seconds: float) -> Generator[None]:
         ) from _bare(exc)
 
 
+def _unwritten(exc: httpx.LocalProtocolError) -> errors.N1nError:
+    """HTTP/1.1 refuses before the request is whole; under HTTP/2 a broken reply is called a local error, too."""
+    refused = exc.__cause__.__context__ if exc.__cause__ else None
+    if type(refused).__module__.partition(".")[0] == "h11":
+        return errors.InvalidRequestError(
+            "The request cannot be written as HTTP, so nothing was sent. Check the key and the headers for characters "
+            "that are not allowed there."
+        )
+    return errors.OutcomeUnknownError(
+        "The exchange broke HTTP's rules (LocalProtocolError), perhaps after the request was sent; the image may have "
+        "been made and billed. If it happens again, make the client with `http2=False`."
+    )
+
+
 def _bare(exc: Exception) -> Exception:
     """The exception without its request, which holds the key."""
     if isinstance(exc, httpx.RequestError):
@@ -140,6 +284,12 @@ def _bare(exc: Exception) -> Exception:
 
 def _model_ids(head: ReplyHead, body: bytes) -> list[str]:
     """Ids from Gemini's or OpenAI's form of the list, sorted."""
+    if head.status == 404:
+        raise errors.InvalidRequestError(
+            "There is no list of models at this address (HTTP 404), so it is no gateway's. Check `base_url`.",
+            request_id_of(head.headers),
+            status_code=404,
+        )
     if not 200 <= head.status < 300:
         raise failure.error_from(head.status, head.headers, body)
     try:
@@ -148,7 +298,9 @@ def _model_ids(head: ReplyHead, body: bytes) -> list[str]:
         return sorted({str(item.get("name") or item["id"]).removeprefix("models/") for item in items})
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         raise errors.MalformedReplyError(
-            "The gateway's list of models could not be read.", request_id_of(head.headers), charged="no"
+            "The list of models could not be read. Check that `base_url` is a gateway's.",
+            request_id_of(head.headers),
+            charged="no",
         ) from None
 
 
@@ -173,10 +325,13 @@ class _Common:
         transport: Any = None,
         http2: bool = True,
     ) -> None:
-        self.base_url = _root(base_url)
-        self.timeout_seconds = timeout_seconds
-        self._api_key = api_key
-        with translated(timeout_seconds):
+        with _named("api_key"):
+            self._api_key = checked_api_key(api_key)
+        with _named("base_url"):
+            self.base_url = checked_base_url(base_url)
+        with _named("timeout_seconds"):
+            self.timeout_seconds = checked_timeout(timeout_seconds)
+        with _usable_proxies():
             self._http = self._connect(
                 base_url=self.base_url, timeout=_timeout(timeout_seconds), **_options(transport, http2)
             )
@@ -185,6 +340,8 @@ class _Common:
         raise NotImplementedError
 
     def _arguments(self, request: HttpRequest) -> dict[str, Any]:
+        if self._http.is_closed:
+            raise errors.InvalidRequestError(f"{self!r} is closed; make a new one.")
         return {"content": request.body, "headers": _headers(request, self._api_key)}
 
     def __repr__(self) -> str:
@@ -209,6 +366,9 @@ class N1nClient(_Common):
         timeout_seconds: For the whole reply; connecting has 15 s of its own.
         transport: An httpx transport in place of the network.
         http2: Whether HTTP/2 is offered; some proxies speak HTTP/1.1 only and mishandle the offer.
+
+    Raises:
+        InvalidRequestError: An argument is not usable, or, on a call, the client is closed.
     """
 
     _http: httpx.Client
@@ -257,6 +417,7 @@ class N1nClient(_Common):
 
         Raises:
             AuthenticationError: The key is not accepted.
+            InvalidRequestError: The address is no gateway's.
             GatewayError: The gateway was not reached or failed.
         """
         try:

@@ -93,6 +93,17 @@ class TestThroughTheEngine:
         }
         assert isinstance(Block.load("n1n-credentials/shop"), N1nCredentials)
 
+    def test_assign_save_and_load(self):
+        N1nCredentials(api_key=KEY).save("assigned", overwrite=True)
+        loaded = N1nCredentials.load("assigned")
+        loaded.account, loaded.api_key = "tenant-b", "sk-rotated-0123456789"
+        with pytest.raises(InvalidRequestError, match="base_url"):
+            loaded.base_url = "http://evil.example"
+        loaded.save("assigned", overwrite=True)
+        again = N1nCredentials.load("assigned", validate=False)
+        assert (again.account, again.base_url) == ("tenant-b", "https://api.n1n.ai")
+        assert again.api_key.get_secret_value() == "sk-rotated-0123456789"
+
     def test_save_and_load_a_location(self):
         S3Location(bucket="shop", aws_access_key_id="AKIA1", aws_secret_access_key=SECRET).save("shop", overwrite=True)
         loaded = S3Location.load("shop")
@@ -149,6 +160,8 @@ class TestN1nCredentials:
             ("sk-01234 56789", "spaces"),
             ("sk-0123456\u00a0", "letters that no key has"),
             ("sk-\u200b0123456", "letters that no key has"),
+            (f'"{KEY}"', "without them"),
+            ("$N1N_API_KEY", "give the value"),
         ],
     )
     def test_unusable_key_is_refused_and_not_repeated(self, key: str, said: str):
@@ -202,6 +215,8 @@ class TestN1nCredentials:
             (f"https://user:{SECRET}@api.n1n.ai", "credentials in it"),
             (f"user:{SECRET}@api.n1n.ai", "credentials in it"),
             (KEY, "write https://host"),
+            ("https://api..n1n.ai", "no host that can be looked up"),
+            ("https://\ud800", "is no address"),
         ],
     )
     def test_unusable_base_url(self, given: str, said: str):
@@ -216,12 +231,13 @@ class TestN1nCredentials:
             {"timeout_seconds": 0},
             {"timeout_seconds": float("inf")},
             {"timeout_seconds": "soon"},
+            {"timeout_seconds": 1e300},
             {"max_in_flight": 0},
             {"price_factor": -0.1},
             {"price_factor": float("nan")},
             {"account": ""},
             {"prices": {"m": 3}},
-            {"prices": {"m": {"input": 1}}},
+            {"prices": {"m": {"input": -1}}},
         ],
     )
     def test_unusable_numbers_are_named(self, fields: dict[str, Any]):
@@ -258,6 +274,7 @@ class TestS3Location:
             ({"prefix": "a\nb"}, "control characters"),
             ({"prefix": "a/{date}"}, "belong in key_template"),
             ({"endpoint_url": "minio:9000"}, "write https://host"),
+            ({"endpoint_url": "https://minio..example"}, "no host that can be looked up"),
             ({"endpoint_url": f"https://me:{SECRET}@minio"}, "credentials in it"),
             ({"key_template": "{prefix}/{sku}"}, "{sku}"),
             ({"key_template": "{prefix}/{date}"}, "the same key"),

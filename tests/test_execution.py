@@ -537,7 +537,6 @@ class TestStaging:
 
         image = draw()
         assert image.text
-        print([path.stat().st_size for path in result_files(tmp_path)])
         assert [path.stat().st_size <= 3000 for path in result_files(tmp_path)] == [True, True]  # task and flow
         data = image.read_bytes()
         for path in tmp_path.rglob("*"):

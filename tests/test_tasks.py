@@ -95,7 +95,7 @@ class TestEachTask:
     @pytest.mark.parametrize("a_task", [one for one, _ in PAIRS], ids=named)
     def test_explains_each_argument(self, a_task):
         for name in parameters(a_task):
-            assert f"        {name}: " in inspect.getsource(a_task.fn), name
+            assert f"        {name}: " in a_task.fn.__doc__, name
 
     @pytest.mark.parametrize("a_task", [one for one, _ in PAIRS if "credentials" in parameters(one)], ids=named)
     def test_takes_every_field_of_a_request(self, a_task):
@@ -354,7 +354,7 @@ class TestImageToS3:
         made = [call.prompt_excerpt for call in gateway.ledger.calls]
         assert {name: made.count(name) for name in items if made.count(name)} == {
             "uploaded": 1, "flaky": 2, "better": 2, "refused": 2, "no_image": 2, "invalid": 1, "never good": 3,
-            "unknown_outcome": 2, "broken": 2, "no money": 1, "conflict": 1, "bad spec": 1,
+            "unknown_outcome": 2, "broken": 2, "no money": 1, "conflict": 1,
         }  # fmt: skip
         assert {name: outcome.attempts for name, outcome in found.items() if outcome.attempts > 1} == {
             "flaky": 2, "better": 2, "refused": 2, "no_image": 2, "never good": 3, "unknown_outcome": 2, "broken": 2,

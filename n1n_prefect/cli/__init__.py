@@ -5,12 +5,11 @@ what is heavy inside `run`.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from n1n_prefect.__about__ import __version__
 from n1n_prefect.cli import demo, gateway, models
-from n1n_prefect.errors import N1nError, without_secrets
+from n1n_prefect.cli.failures import exit_code_of
 
 COMMANDS = (demo, gateway, models)
 
@@ -26,14 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
     except SystemExit as exc:  # argparse has said what is wrong, or shown its help
         return int(exc.code or 0)
-    try:
-        return int(args.run(args))
-    except (N1nError, OSError) as exc:
-        print(f"n1n-prefect {args.command}: {without_secrets(str(exc))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 1
+    return exit_code_of(args.command, lambda: int(args.run(args)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,11 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
+
+from n1n_prefect.cli import arguments
+from n1n_prefect.cli.failures import exit_code_of
 
 if TYPE_CHECKING:
     from n1n_prefect import ImageOutcome, N1nCredentials, S3Location
@@ -29,13 +33,14 @@ _BUCKET = "n1n-demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's own arguments."""
-    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="where images and runs are kept")
+    parser.add_argument(
+        "--output", type=arguments.folder, default=Path("demo-output"), help="where images and runs are kept"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the demo in a process of its own, since Prefect reads its settings when it is first imported."""
-    output = args.output.resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    output = _writable(args.output)
     environment = {"PREFECT_API_URL": "", **_prefect_settings(output), **os.environ}
     if not environment["PREFECT_API_URL"]:
         del environment["PREFECT_API_URL"]
@@ -43,6 +48,16 @@ def run(args: argparse.Namespace) -> int:
     script = "import sys; from n1n_prefect.cli import demo; sys.exit(demo.main(sys.argv[1]))"
     command = [sys.executable, "-c", script, str(output)]
     return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own module
+
+
+def _writable(folder: Path) -> Path:
+    """The folder's whole path; it is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return folder.resolve()
+    except OSError as exc:
+        raise OSError(f"{str(folder)!r} is no folder to write to ({exc.strerror}); give another --output.") from exc
 
 
 def _prefect_settings(output: Path) -> dict[str, str]:
@@ -57,14 +72,20 @@ def _prefect_settings(output: Path) -> dict[str, str]:
 
 
 def main(folder: str) -> int:
-    """Runs both flows and says what was asked, what came, and where it is."""
-    output = Path(folder)
+    """Runs both flows and gives the exit code; a failure is one line on stderr."""
+    return exit_code_of(NAME, lambda: _both_flows(Path(folder)))
+
+
+def _both_flows(output: Path) -> int:
+    """Says what was asked, what came, and where it is."""
     with ExitStack() as stack:
         credentials = stack.enter_context(_credentials())
         destination = stack.enter_context(_destination())
         drawn = _drawn(credentials, destination)
         _show("generated", "generate → validate → upload", drawn, destination, output)
-        first = next(outcome.uploaded for outcome in drawn if outcome.uploaded)
+        first = next((outcome.uploaded for outcome in drawn if outcome.uploaded), None)
+        if first is None:
+            raise RuntimeError("No image was uploaded, so there is none to edit; the reasons are above.")
         edited = _flow("edit_to_s3")([first.uri], INSTRUCTION, credentials, destination)
         _show("edited", "edit the first of them, check and upload it", _awaited(edited), destination, output)
     _say_what_next(output)

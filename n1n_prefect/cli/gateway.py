@@ -7,6 +7,8 @@ import threading
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from n1n_prefect.cli import arguments
+
 if TYPE_CHECKING:
     from n1n_prefect.testing import Call, LocalGateway
 
@@ -17,8 +19,12 @@ _DEFAULT_KEY = "sk-local-gateway"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's options."""
-    parser.add_argument("--port", type=_port, default=8787, help="where to listen on 127.0.0.1; 0 takes a free port")
-    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="how long an image takes")
+    parser.add_argument(
+        "--port", type=arguments.port, default=8787, help="where to listen on 127.0.0.1; 0 takes a free port"
+    )
+    parser.add_argument(
+        "--latency", type=arguments.seconds, default=0.0, metavar="SECONDS", help="how long an image takes"
+    )
     parser.add_argument(
         "--fault", action="append", default=[], metavar="NAME[:TIMES]",
         help="a fault for the next call, or the next TIMES calls (* for all); repeat it to script several, "
@@ -29,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--api-key",
+        type=arguments.api_key,
         action="append",
         default=[],
         metavar="KEY",
@@ -37,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--canned", action="store_true", help="serve one prepared picture a size, for load tests")
     parser.add_argument(
         "--signature-chars",
-        type=int,
+        type=arguments.characters,
         default=20_000,
         metavar="N",
         help="length of each thought signature; real: 1 to 3 million",
@@ -64,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as exc:
         print(f"n1n-prefect gateway: {exc}", file=sys.stderr)
         return 2
+    _start(gateway, args.port)
     with gateway:
         _introduce(gateway)
         _wait_for_a_signal()
@@ -71,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 65536:
-        raise argparse.ArgumentTypeError(f"{port} is no port; give 0 to 65535")
-    return port
+def _start(gateway: "LocalGateway", port: int) -> None:
+    try:
+        gateway.start()
+    except OSError as exc:
+        raise OSError(f"Port {port} cannot be used ({exc.strerror or exc}); --port 0 takes a free one.") from exc
 
 
 def _list_faults() -> None:

@@ -1,0 +1,32 @@
+"""How a subcommand fails: one line that says what happened, and an exit code."""
+
+import sys
+from collections.abc import Callable
+
+import httpx
+
+from n1n_prefect.errors import N1nError, without_secrets
+
+# Prefect raises RuntimeError and httpx's errors where its API cannot be reached.
+_FAILURES = (N1nError, OSError, RuntimeError, httpx.HTTPError)
+
+
+def exit_code_of(command: str, run: Callable[[], int]) -> int:
+    """The exit code of a run; 1 if it failed, after one line on stderr.
+
+    Args:
+        command: The subcommand's name, for the line.
+        run: What is run.
+    """
+    try:
+        return run()
+    except _FAILURES as exc:
+        print(f"n1n-prefect {command}: {one_line(exc)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+    return 1
+
+
+def one_line(exc: BaseException) -> str:
+    """What the exception says, without line breaks and keys; its class if it says nothing."""
+    return without_secrets(" ".join(str(exc).split())) or type(exc).__name__
