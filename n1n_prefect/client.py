@@ -30,6 +30,8 @@ from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
 DEFAULT_BASE_URL = "https://api.n1n.ai"
 DEFAULT_TIMEOUT_SECONDS = 300.0
 CONNECT_TIMEOUT_SECONDS = 15.0
+BODY_SECONDS = 120.0
+"""What a body that has begun to arrive may take beyond the timeout: by then the image is paid for."""
 MAX_TIMEOUT_SECONDS = 2_147_483
 """24 days, the longest that a socket can wait."""
 
@@ -216,7 +218,7 @@ def _head_of(response: httpx.Response) -> ReplyHead:
 def _in_time(deadline: float, seconds: float) -> None:
     if time.monotonic() > deadline:
         raise errors.OutcomeUnknownError(
-            f"The reply was still arriving after {seconds:g} s; the image was probably made and billed. "
+            f"The reply was still arriving after {seconds + BODY_SECONDS:g} s; the image was probably made and billed. "
             "Raise `timeout_seconds`."
         )
 
@@ -363,7 +365,7 @@ class N1nClient(_Common):
     Args:
         api_key: The gateway's key.
         base_url: The gateway's address, with or without `/v1` or `/v1beta`.
-        timeout_seconds: For the whole reply; connecting has 15 s of its own.
+        timeout_seconds: For the reply to begin; connecting has 15 s of its own, an arriving body 120 s more.
         transport: An httpx transport in place of the network.
         http2: Whether HTTP/2 is offered; some proxies speak HTTP/1.1 only and mishandle the offer.
 
@@ -383,7 +385,7 @@ class N1nClient(_Common):
             GatewayError: Never reached, nothing sent.
             OutcomeUnknownError: Sent, and no whole answer came.
         """
-        deadline = time.monotonic() + self.timeout_seconds
+        deadline = time.monotonic() + self.timeout_seconds + BODY_SECONDS
         with (
             translated(self.timeout_seconds),
             self._http.stream(request.method, request.path, **self._arguments(request)) as response,
@@ -453,7 +455,7 @@ class AsyncN1nClient(_Common):
 
     async def send(self, request: HttpRequest, sink: Sink) -> ReplyHead:
         """`N1nClient.send`."""
-        deadline = time.monotonic() + self.timeout_seconds
+        deadline = time.monotonic() + self.timeout_seconds + BODY_SECONDS
         with translated(self.timeout_seconds):
             async with self._http.stream(request.method, request.path, **self._arguments(request)) as response:
                 async for chunk in response.aiter_bytes():
