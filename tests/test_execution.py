@@ -255,7 +255,7 @@ class TestRetries:
     async def test_go_by_what_happened(self, gateway, credentials):
         gateway.faults.add("rate_limited", match="limited", seconds=1)
         gateway.faults.add("rate_limited_retry_info", match="hinted", seconds=1.5)
-        gateway.faults.add("rate_limited", times=None, match="impatient", seconds=3600)
+        gateway.faults.add("rate_limited", times=None, match="impatient", seconds=10)
         gateway.faults.add("bad_gateway", times=2, match="flaky")
         gateway.faults.add("overloaded", times=None, match="broken")
         gateway.faults.add("no_image", times=None, match="nothing")

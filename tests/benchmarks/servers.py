@@ -1,5 +1,6 @@
 """The servers that benchmarks talk to, each a process of its own on the loopback interface."""
 
+import base64
 import os
 import signal
 import socket
@@ -11,11 +12,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
+from n1n_prefect.testing.encoding import commented_base64, split
 from tests.benchmarks.measuring import ROOT
+from tests.benchmarks.replies import png
 
 _START_SECONDS = 180
+_LATENCY_SECONDS = 0.3  # so that calls overlap, as real ones of many seconds do
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -34,16 +39,33 @@ def prefect_server(home: Path) -> Iterator[str]:
 
 @contextmanager
 def gateway() -> Iterator[str]:
-    """The local n1n gateway with prepared pictures, each answer unlike the others; gives its address."""
+    """The local n1n gateway with pictures of a real one's length, each unlike the others; gives its address."""
     port = _free_port()
-    code = f"""
-import threading
-from n1n_prefect.testing import LocalGateway
-with LocalGateway({port}, canned=True):
-    threading.Event().wait()
-"""
+    code = f"from tests.benchmarks.servers import serve_gateway; serve_gateway({port})"
     with _running([sys.executable, "-c", code], f"http://127.0.0.1:{port}/ledger", {}):
         yield f"http://127.0.0.1:{port}"
+
+
+def serve_gateway(port: int) -> None:
+    """Runs the gateway until the process is ended."""
+    from n1n_prefect.testing import LocalGateway
+
+    server = LocalGateway(port, latency_seconds=_LATENCY_SECONDS)
+    server.drawing = _Noise()
+    with server:
+        threading.Event().wait()
+
+
+class _Noise:
+    """PNG files of 1.94 MB in place of drawn pictures, at no cost; each has a number inside."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._head, self._rest = split(png(1_940_000))
+        self._rest = base64.b64encode(self._rest).decode()
+
+    def draw_base64(self, picture: object) -> str:
+        return commented_base64(self._head, f"picture {next(self._numbers)}", self._rest)
 
 
 @contextmanager
