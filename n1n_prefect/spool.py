@@ -13,6 +13,7 @@ import orjson
 from n1n_prefect.client import ReplyHead
 
 _LENGTH = 8  # bytes that say how long the trailer before them is
+_BUFFER = 1 << 20  # bytes; replies arrive in pieces of some kilobytes, each a write and a switch of threads otherwise
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Spool:
         part = self._path(name).with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("wb") as file:
+            with part.open("wb", buffering=_BUFFER) as file:
                 arrival = Arrival(file)
                 yield arrival
             if arrival.is_whole:
