@@ -50,6 +50,7 @@ class N1nError(Exception):
         model: The model that was asked, once it is known.
         prompt_excerpt: The start of the prompt, once it is known.
         image: The paid `GeneratedImage` that a later step failed on, if there is one.
+        possible_duplicates: How many earlier calls for the same image lost their answer; each may have been billed.
     """
 
     _is_transient: ClassVar[bool] = False
@@ -82,6 +83,7 @@ class N1nError(Exception):
         self.model = ""
         self.prompt_excerpt = ""
         self.image: object = None
+        self.possible_duplicates = 0
 
     def __str__(self) -> str:
         return f"{self.message} (request id: {self.request_id})" if self.request_id else self.message

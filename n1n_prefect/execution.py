@@ -7,6 +7,7 @@ import traceback
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,29 +21,34 @@ from n1n_prefect.errors import Charged, InvalidRequestError, N1nError, StagingEr
 from n1n_prefect.flights import SingleFlight
 from n1n_prefect.https import fetch_https
 from n1n_prefect.images import GeneratedImage, ImageRequest, Spending, UploadedImage
+from n1n_prefect.journal import Storage
+from n1n_prefect.locks import SharedLock
 from n1n_prefect.outcomes import remember_failure
-from n1n_prefect.paid_call import (
+from n1n_prefect.paid_call import PaidCall
+from n1n_prefect.policies import current_scope, expiry, lock_manager
+from n1n_prefect.settings import settings
+from n1n_prefect.sources import load_request
+from n1n_prefect.spool import Arrival, Spool
+from n1n_prefect.staging import current_storage, spool_folder
+from n1n_prefect.steps import (
     Describe,
     Fetch,
     Forget,
     Models,
-    PaidCall,
+    Open,
+    Pause,
     Read,
     Recall,
     Reserve,
     Send,
-    Step,
-    Storage,
     Turn,
+    Warn,
     Write,
     arun,
+    in_thread,
     run,
 )  # fmt: skip
-from n1n_prefect.policies import current_scope
-from n1n_prefect.settings import settings
-from n1n_prefect.sources import load_request
-from n1n_prefect.spool import Spool, SpooledReply
-from n1n_prefect.staging import current_storage, spool_folder
+from n1n_prefect.wire.exchange import HttpRequest
 
 BlockT = TypeVar("BlockT", bound=Block)
 _flights: SingleFlight[GeneratedImage] = SingleFlight()
@@ -117,6 +123,7 @@ class Job:
     spool: Spool
     run: str
     started: float
+    lock: SharedLock | None = None
 
 
 def _prepare(
@@ -133,6 +140,7 @@ def _prepare(
         account=credentials.account,
         scope=f"{scope}#{take}" if take else scope,
     )
+    manager = lock_manager()
     call = PaidCall(
         loaded,
         key,
@@ -140,9 +148,12 @@ def _prepare(
         credentials.price_factor,
         credentials.prices,
         refresh=_refreshes(),
+        since=_since(),
+        is_shared=manager is not None,
         secret=credentials.api_key.get_secret_value(),
     )
-    return Job(call, credentials, current_storage(), Spool(spool_folder()), _run(), time.monotonic())
+    lock = SharedLock(manager, key, credentials.timeout_seconds) if manager else None
+    return Job(call, credentials, current_storage(), Spool(spool_folder()), _run(), time.monotonic(), lock)
 
 
 def _run() -> str:
@@ -161,6 +172,12 @@ def _refreshes() -> str:
     return str(context.task_run.id) if asked else ""
 
 
+def _since() -> datetime | None:
+    """Before when an answer has expired, by the task's `cache_expiration`."""
+    expires = expiry()
+    return datetime.now(timezone.utc) - expires if expires else None
+
+
 def _paid(job: Job) -> GeneratedImage:
     with _observed(job):
         image, joined = _flights.run(job.call.key, partial(_carry_out, job))
@@ -174,46 +191,94 @@ async def _apaid(job: Job) -> GeneratedImage:
 
 
 def _carry_out(job: Job) -> GeneratedImage:
-    with ExitStack() as turn:
-        return run(job.call.steps(), Hands(job, turn).do)
+    try:
+        with ExitStack() as turn:
+            return run(job.call.steps(), Hands(job, turn).do)
+    finally:
+        if job.lock:
+            job.lock.release()
 
 
 async def _acarry_out(job: Job) -> GeneratedImage:
-    async with AsyncExitStack() as turn:
-        return await arun(job.call.steps(), AsyncHands(job, turn).do)
+    try:
+        async with AsyncExitStack() as turn:
+            hands = AsyncHands(job, turn)
+            return await arun(job.call.steps(), hands.do, hands.ado)
+    finally:
+        if job.lock:
+            await in_thread(job.lock.release)
 
 
-class Hands:
+class _Hands:
+    """What both kinds do alike, in whatever thread: all steps that wait for nobody."""
+
+    job: Job
+    arrival: Arrival
+    turn: Any
+
+    def do(self, step: Any) -> Any:
+        """One step's answer."""
+        job = self.job
+        match step:
+            case Read(key):
+                return job.storage.read(key)
+            case Write(key, data):
+                with telemetry.span("n1n.stage", **{"n1n.storage_key": key, "n1n.size_bytes": len(data)}):
+                    return job.storage.write(key, data)
+            case Describe(key):
+                return job.storage.describe(key)
+            case Open(name):
+                with _spooling("no"):
+                    self.arrival = self.turn.enter_context(job.spool.arriving(name))
+            case Recall(name):
+                return job.spool.find(name)
+            case Forget(name):
+                job.spool.forget(name)
+            case Fetch(url):
+                return fetch_https(url)
+            case Reserve(usd, ceiling):
+                budget.reserve(job.run, usd, ceiling)
+            case Warn(message):
+                telemetry.get_logger().warning(message)
+            case _:
+                raise TypeError(step)
+        return None
+
+
+class Hands(_Hands):
     """Carries out the steps of a job in this thread; its turn ends with the call, or with `turn`."""
 
     def __init__(self, job: Job, turn: ExitStack) -> None:
         self.job = job
         self.turn = turn
 
-    def do(self, step: Step) -> Any:
+    def do(self, step: Any) -> Any:
         """One step's answer."""
         match step:
             case Turn():
-                return self._take_turn(step)
-            case Send():
-                return self._send(step)
+                return self._take_turn()
+            case Pause(seconds):
+                return time.sleep(seconds)
+            case Send(request):
+                return self._send(request)
             case Models():
                 return self._models()
             case _:
-                return _stored(self.job, step)
+                return super().do(step)
 
-    def _take_turn(self, step: Turn) -> None:
+    def _take_turn(self) -> bool:
         self.turn.enter_context(pools.in_flight(self.job.credentials).slot())
         if limit := self.job.credentials.concurrency_limit:
             self.turn.enter_context(_global_slot(limit))
-        with _spooling("no"):
-            self.arrival = self.turn.enter_context(self.job.spool.arriving(step.name))
+        if self.job.lock is None or self.job.lock.acquire():
+            return True
+        self.turn.close()
+        return False
 
-    def _send(self, step: Send) -> SpooledReply:
+    def _send(self, request: HttpRequest) -> None:
         client = pools.shared_client(self.job.credentials)
         with _spooling("unknown"), self.turn.pop_all():
-            self.arrival.whole(client.send(step.request, self.arrival))
-        return _spooled(self.job, step.name)
+            self.arrival.whole(client.send(request, self.arrival))
 
     def _models(self) -> list[str]:
         try:
@@ -222,38 +287,41 @@ class Hands:
             return []
 
 
-class AsyncHands:
-    """Carries out the steps of a job in this event loop, storage in threads; its turn ends as that of `Hands`."""
+class AsyncHands(_Hands):
+    """Carries out in this event loop what waits for others; its turn ends as that of `Hands`."""
 
     def __init__(self, job: Job, turn: AsyncExitStack) -> None:
         self.job = job
         self.turn = turn
 
-    async def do(self, step: Step) -> Any:
+    async def ado(self, step: Any) -> Any:
         """One step's answer."""
         match step:
             case Turn():
-                return await self._take_turn(step)
-            case Send():
-                return await self._send(step)
+                return await self._take_turn()
+            case Pause(seconds):
+                return await asyncio.sleep(seconds)
+            case Send(request):
+                return await self._send(request)
             case Models():
                 return await self._models()
             case _:
-                return await asyncio.to_thread(_stored, self.job, step)
+                raise TypeError(step)
 
-    async def _take_turn(self, step: Turn) -> None:
+    async def _take_turn(self) -> bool:
         await self.turn.enter_async_context(pools.in_flight(self.job.credentials).aslot())
         if limit := self.job.credentials.concurrency_limit:
             await self.turn.enter_async_context(_aglobal_slot(limit))
-        with _spooling("no"):
-            self.arrival = self.turn.enter_context(self.job.spool.arriving(step.name))
+        if self.job.lock is None or await in_thread(self.job.lock.acquire):
+            return True
+        await self.turn.aclose()
+        return False
 
-    async def _send(self, step: Send) -> SpooledReply:
+    async def _send(self, request: HttpRequest) -> None:
         async with pools.leased_client(self.job.credentials) as client:
             with _spooling("unknown"):
                 async with self.turn.pop_all():
-                    self.arrival.whole(await client.send(step.request, self.arrival))
-        return await asyncio.to_thread(_spooled, self.job, step.name)
+                    self.arrival.whole(await client.send(request, self.arrival))
 
     async def _models(self) -> list[str]:
         try:
@@ -261,28 +329,6 @@ class AsyncHands:
                 return await client.models()
         except N1nError:
             return []
-
-
-def _stored(job: Job, step: Step) -> Any:
-    """Carries out a step that needs no gateway."""
-    match step:
-        case Read(key):
-            return job.storage.read(key)
-        case Write(key, data):
-            with telemetry.span("n1n.stage", **{"n1n.storage_key": key, "n1n.size_bytes": len(data)}):
-                return job.storage.write(key, data)
-        case Describe(key):
-            return job.storage.describe(key)
-        case Recall(name):
-            return job.spool.find(name)
-        case Forget(name):
-            return job.spool.forget(name)
-        case Fetch(url):
-            return fetch_https(url)
-        case Reserve(usd, ceiling):
-            return budget.reserve(job.run, usd, ceiling)
-        case _:
-            raise TypeError(step)
 
 
 @contextmanager
@@ -350,13 +396,6 @@ def _spooling(charged: Charged) -> Generator[None]:
             "Free the disk below PREFECT_LOCAL_STORAGE_PATH.",
             charged=charged,
         ) from exc
-
-
-def _spooled(job: Job, name: str) -> SpooledReply:
-    reply = job.spool.find(name)
-    if reply is None:
-        raise StagingError("The reply vanished from the spool on the local disk.", charged="unknown")
-    return reply
 
 
 # ── what is seen of it ───────────────────────────────────────────────────────

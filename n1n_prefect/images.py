@@ -123,6 +123,9 @@ class GeneratedImage:
     reused: bool = False
     """Whether this answer was paid for earlier and cost nothing now."""
 
+    possible_duplicates: int = 0
+    """How many earlier calls for this same image lost their answer; each may have been billed as well."""
+
     storage_block_id: str = ""
     """Id of the block document of the storage that holds the original; empty for local storage."""
 
@@ -417,6 +420,9 @@ class ImageOutcome:
 
     prompt_excerpt: str = ""
     """The first 80 characters of the prompt."""
+
+    possible_duplicates: int = 0
+    """How many calls for it lost their answer and were made again; each may have been billed as well."""
 
     @property
     def ok(self) -> bool:

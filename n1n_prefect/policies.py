@@ -3,16 +3,20 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
 from prefect.cache_policies import CachePolicy, CompoundCachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.locking.filesystem import FileSystemLockManager
 from prefect.tasks import Task
+from prefect.transactions import IsolationLevel
 
 from n1n_prefect.errors import InvalidRequestError, N1nError, StagingError
 from n1n_prefect.images import ImageRequest, as_request
+from n1n_prefect.locks import LockManager
 from n1n_prefect.sources import as_sources, hash_of, request_key
 
 RETRIES = 4
@@ -73,11 +77,12 @@ class PaidOnce(CachePolicy):
 
     Args:
         scope: `run` shares results within one flow run and its re-runs; any other name, such as
-            `week-46`, shares them across runs.
-        options: Of every Prefect cache policy, such as `key_storage`.
+            `week-46`, shares them across runs and deployments, until the task's `cache_expiration`.
+        options: Of every Prefect cache policy, such as `key_storage`. With a `lock_manager`, such as
+            prefect-redis's `RedisLockManager`, one process at a time makes a call, also on several hosts.
 
     Raises:
-        InvalidRequestError: The scope is no name.
+        InvalidRequestError: The scope is no name, or the locks are of a kind that fails.
     """
 
     scope: str = "run"
@@ -86,10 +91,26 @@ class PaidOnce(CachePolicy):
         # A dataclass would take its base's fields first, and a lone name for `key_storage`.
         if not isinstance(scope, str) or not scope.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidRequestError(f"scope={scope!r} is no name; give 'run', or a text such as 'week-46'.")
-        if options.get("lock_manager") is not None:
-            raise InvalidRequestError("PaidOnce takes no lock_manager yet: equal calls are joined within one process.")
+        if isinstance(options.get("lock_manager"), FileSystemLockManager):
+            raise InvalidRequestError(
+                "Prefect's FileSystemLockManager fails when two take a lock at once; use RedisLockManager instead."
+            )
+        if options.get("isolation_level") == IsolationLevel.SERIALIZABLE:
+            raise InvalidRequestError(
+                "PaidOnce does its own locking, and Prefect's SERIALIZABLE would hang beside it; leave isolation_level "
+                "out. A lock_manager alone is enough."
+            )
         super().__init__(**options)
         self.scope = scope
+
+    def configure(self, key_storage: Any = None, lock_manager: Any = None, isolation_level: Any = None) -> "PaidOnce":
+        """The same policy with other options, such as `lock_manager`; what is not given stays."""
+        return PaidOnce(
+            self.scope,
+            key_storage=key_storage or self.key_storage,
+            lock_manager=lock_manager or self.lock_manager,
+            isolation_level=isolation_level or self.isolation_level,
+        )
 
     def compute_key(
         self,
@@ -126,8 +147,26 @@ _OPTIONS = frozenset(ImageRequest.__dataclass_fields__) - {"prompt", "images"}
 
 def scope_of(policy: object) -> str:
     """The scope that a task's cache policy names; `run` for every other policy."""
+    ours = _ours_in(policy)
+    return ours.scope if ours else "run"
+
+
+def _ours_in(policy: object) -> PaidOnce | None:
     policies: Sequence[object] = policy.policies if isinstance(policy, CompoundCachePolicy) else [policy]
-    return next((found.scope for found in policies if isinstance(found, PaidOnce)), "run")
+    return next((found for found in policies if isinstance(found, PaidOnce)), None)
+
+
+def lock_manager() -> LockManager | None:
+    """Who keeps the locks of the task that runs now, by its policy."""
+    context = TaskRunContext.get()
+    ours = _ours_in(context.task.cache_policy) if context else None
+    return ours.lock_manager if ours else None
+
+
+def expiry() -> timedelta | None:
+    """How long answers to the task that runs now are good for."""
+    context = TaskRunContext.get()
+    return context.task.cache_expiration if context else None
 
 
 def known_scope(name: str, context: TaskRunContext | None) -> str | None:

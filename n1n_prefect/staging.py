@@ -26,7 +26,7 @@ from prefect.settings import get_current_settings
 
 from n1n_prefect.errors import JournalUnreadableError, StagingError
 from n1n_prefect.images import GeneratedImage
-from n1n_prefect.paid_call import PREFIX, Storage
+from n1n_prefect.journal import PREFIX, Storage
 
 # ── storages ─────────────────────────────────────────────────────────────────
 
@@ -233,7 +233,7 @@ def current_storage() -> Storage:
 
 def local_storage() -> LocalStorage:
     """The folder that is used outside of a run."""
-    return LocalStorage(Path(get_current_settings().results.local_storage_path).expanduser().resolve())
+    return LocalStorage(_folder(get_current_settings().results.local_storage_path))
 
 
 def spool_folder() -> Path:
@@ -247,9 +247,20 @@ def _storage_of(block: Any) -> Storage:
         return local_storage()
     block_id = _document_id(block)
     if isinstance(block, LocalFileSystem):
-        root = Path(block.basepath or ".").expanduser().resolve()
+        root = _folder(block.basepath or ".")
         return _remembered(root.as_uri(), block_id, LocalStorage(root, block_id))
     return _remembered(_address(block), block_id, BlockStorage(block))
+
+
+def _folder(path: "str | Path") -> Path:
+    """A folder's whole path; each step of it costs a look at the disk, and tasks ask often."""
+    whole = Path(path).expanduser()
+    return _resolved(whole) if whole.is_absolute() else whole.resolve()
+
+
+@lru_cache(maxsize=64)
+def _resolved(path: Path) -> Path:
+    return path.resolve()
 
 
 def _remembered(address: str, block_id: str, storage: Storage) -> Storage:

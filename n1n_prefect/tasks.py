@@ -34,9 +34,9 @@ from n1n_prefect.images import (
 )  # fmt: skip
 from n1n_prefect.object_keys import own_metadata
 from n1n_prefect.outcomes import outcome_of
-from n1n_prefect.paid_call import arun, run
 from n1n_prefect.policies import DELAYS, RETRIES, HintedDelays, PaidOnce, is_last_attempt, worth_retrying
 from n1n_prefect.sources import as_sources
+from n1n_prefect.steps import arun, run
 
 IfExists = Literal["fail", "keep", "replace"]
 OnInvalid = Literal["fail", "regenerate"]
@@ -484,7 +484,7 @@ async def aimage_to_s3(
     """`image_to_s3` for asynchronous flows."""
     item = _item(locals())
     try:
-        result: object = await arun(item.steps(), item.ado)
+        result: object = await arun(item.steps(), item.do, item.ado, (_Pay,))
     except Exception as exc:  # noqa: BLE001 - one bad item never hides the others
         result = exc
     return item.ended(result)
@@ -533,11 +533,9 @@ class _Item:
         """Carries out a step in this thread."""
         return pay(self._asked(), **self._terms(step.take)) if isinstance(step, _Pay) else step.work()
 
-    async def ado(self, step: Any) -> Any:
-        """Carries out a step in this event loop."""
-        if isinstance(step, _Pay):
-            return await apay(self._asked(), **self._terms(step.take))
-        return await asyncio.to_thread(step.work)
+    async def ado(self, step: _Pay) -> GeneratedImage:
+        """Pays in this event loop."""
+        return await apay(self._asked(), **self._terms(step.take))
 
     def ended(self, result: object) -> ImageOutcome:
         """The item's outcome, unless Prefect should try it again."""

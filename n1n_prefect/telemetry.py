@@ -5,15 +5,19 @@ None of them holds a prompt, image bytes or a secret, and none can fail a run.
 
 import json
 import logging
-from collections.abc import Generator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from contextvars import copy_context
+from threading import Lock
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.events import emit_event
+from prefect.events import Event, RelatedResource, emit_event
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
@@ -79,9 +83,82 @@ def emit(
         if settings().emit_events:
             facts = _small(_facts(image, uploaded, error) | _given(model=model))
             key = request_key or _key_of(image, uploaded, error)
-            emit_event(event=f"n1n.image.{kind}", resource=_resource(key, facts), payload=facts)
+            _send(f"n1n.image.{kind}", _resource(key, facts), facts)
     except Exception:  # noqa: BLE001  watching an image must not lose it
         get_logger().debug("No event was emitted for %r.", kind, exc_info=True)
+
+
+def _send(event: str, resource: dict[str, str], payload: dict[str, object]) -> None:
+    """Emits an event that names the run, its flow, deployment, work pool and tags, as every event in a run does.
+
+    Prefect looks those up anew for each event, at the price of a task run of its own. They are
+    the same for all events of a flow run, but for the task: so the first event goes Prefect's
+    way, and what was found for it is given to the others, out of the sight of the run.
+    """
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    run = flow.flow_run if flow else None
+    known = _surroundings.of(run.id) if run else None
+    if run is None or not known:
+        emitted = emit_event(event=event, resource=resource, payload=payload)
+        if run is not None and emitted is not None:
+            _surroundings.learn(run.id, emitted)
+        return
+    own = [_task_resource(task)] if task else []
+    related = [*own, *known, *_tag_resources({*run.tags, *(task.task_run.tags if task else ())})]
+    _unseen(lambda: emit_event(event=event, resource=resource, payload=payload, related=related))
+
+
+def _task_resource(task: TaskRunContext) -> RelatedResource:
+    return RelatedResource(
+        {
+            "prefect.resource.id": f"prefect.task-run.{task.task_run.id}",
+            "prefect.resource.role": "task-run",
+            "prefect.resource.name": task.task_run.name,
+        }
+    )
+
+
+def _tag_resources(tags: set[str]) -> list[RelatedResource]:
+    return [
+        RelatedResource({"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"})
+        for tag in sorted(tags)
+    ]
+
+
+def _unseen(call: Callable[[], object]) -> None:
+    """Calls without the run's contexts, by which Prefect would look up what is given already."""
+
+    def outside() -> None:
+        FlowRunContext.__var__.set(None)  # pyright: ignore[reportArgumentType]
+        TaskRunContext.__var__.set(None)  # pyright: ignore[reportArgumentType]
+        call()
+
+    copy_context().run(outside)
+
+
+class _Surroundings:
+    """What Prefect found around the first event of each flow run; it adds that to the event some time later."""
+
+    def __init__(self, most: int = 64) -> None:
+        self.most = most
+        self._first: OrderedDict[UUID, Event] = OrderedDict()
+        self._lock = Lock()
+
+    def learn(self, flow_run_id: UUID, event: Event) -> None:
+        with self._lock:
+            self._first.setdefault(flow_run_id, event)
+            if len(self._first) > self.most:
+                self._first.popitem(last=False)
+
+    def of(self, flow_run_id: UUID) -> list[RelatedResource]:
+        """The run, its flow, deployment and work pool; empty until they are known."""
+        with self._lock:
+            first = self._first.get(flow_run_id)
+        found = list(first.related) if first else []
+        return [resource for resource in found if resource.role not in ("task-run", "tag")]
+
+
+_surroundings = _Surroundings()
 
 
 def _key_of(*sources: object) -> str:

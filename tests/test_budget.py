@@ -6,8 +6,9 @@ import pytest
 from n1n_prefect import errors
 from n1n_prefect.budget import reserve
 from n1n_prefect.images import ImageRequest, Spending
-from n1n_prefect.paid_call import PaidCall, Reserve, Write, run
+from n1n_prefect.paid_call import PaidCall
 from n1n_prefect.sources import LoadedRequest
+from n1n_prefect.steps import Reserve, Write, run
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ from n1n_prefect.images import (
     excerpt,
     ratio_of,
 )
-from n1n_prefect.paid_call import Describe, Forget, PaidCall, Read, Recall, Send, Write, run
+from n1n_prefect.paid_call import PaidCall
 from n1n_prefect.sources import LoadedRequest
+from n1n_prefect.steps import Describe, Forget, Read, Recall, Send, Write, run
 from tests.examples import KEY, SHA256, generated, uploaded
 
 STORED = Path(__file__).parent / "samples/stored"

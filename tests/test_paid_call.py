@@ -1,31 +1,37 @@
 """The paid sequence, killed at every step and answered in every way."""
 
+import asyncio
 import json
+import threading
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from n1n_prefect import errors
 from n1n_prefect.images import ImageRequest, Spending
-from n1n_prefect.paid_call import (
+from n1n_prefect.journal import journal_key
+from n1n_prefect.paid_call import PaidCall
+from n1n_prefect.sources import LoadedRequest
+from n1n_prefect.spool import SpooledReply
+from n1n_prefect.steps import (
     Describe,
     Fetch,
     Forget,
     Models,
-    PaidCall,
+    Open,
+    Pause,
     Read,
     Recall,
     Reserve,
     Send,
     Turn,
+    Warn,
     Write,
     arun,
-    journal_key,
     run,
 )  # fmt: skip
-from n1n_prefect.sources import LoadedRequest
-from n1n_prefect.spool import SpooledReply
 
 SAMPLES = Path(__file__).parent / "samples"
 KEY = "k" * 64
@@ -49,6 +55,9 @@ class World:
     spooled: dict = field(default_factory=dict)
     fetched: object = b""
     paid: int = 0
+    turns: list = field(default_factory=list)
+    open: str = ""
+    warnings: list = field(default_factory=list)
     trail: list = field(default_factory=list)
     kill_at: int | None = None
     kill_after: bool = False
@@ -80,25 +89,34 @@ class World:
                 return self.spooled.get(name)
             case Forget(name):
                 self.spooled.pop(name, None)
-            case Send(_, name):
-                return self._send(name)
+            case Turn():
+                # A turn that is not ours comes with what another process does meanwhile.
+                meanwhile = self.turns.pop(0) if self.turns else None
+                if meanwhile:
+                    meanwhile(self)
+                return meanwhile is None
+            case Open(name):
+                self.open = name
+            case Send():
+                self._send()
+            case Warn(message):
+                self.warnings.append(message)
             case Fetch():
                 if isinstance(self.fetched, Exception):
                     raise self.fetched
                 return self.fetched
             case Models():
                 return ["model-a", "model-b"]
-            case Reserve():
+            case Reserve() | Pause():
                 pass
         return None
 
-    def _send(self, name):
+    def _send(self):
         self.paid += 1
         answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(answer, BaseException):
             raise answer
-        self.spooled[name] = answer
-        return answer
+        self.spooled[self.open] = answer
 
 
 def call(spending=None, **options):
@@ -118,9 +136,10 @@ class TestTheStraightWay:
         world = World()
         made(world)
         assert world.trail == [
-            "Read 0.sent", "Turn", "Write 0.sent", "Send", "Describe", world.trail[5], "Write 0.answered", "Forget",
+            "Read 0.sent", "Turn", "Open", "Write 0.sent", "Send", "Recall", "Describe", world.trail[7],
+            "Write 0.answered", "Forget",
         ]  # fmt: skip
-        assert world.trail[5].endswith(".png")
+        assert world.trail[7].endswith(".png")
 
     def test_the_image_is_a_reference_to_the_bytes_as_sent(self):
         world = World()
@@ -134,7 +153,7 @@ class TestTheStraightWay:
     async def test_the_async_driver_takes_the_same_steps(self):
         sync, other = World(), World()
         image = made(sync)
-        assert await arun(call().steps(), other.ado) == image
+        assert await arun(call().steps(), other.do, other.ado) == image
         assert other.trail == sync.trail
 
     def test_the_second_time_it_is_found_and_nothing_is_paid(self):
@@ -190,7 +209,7 @@ class TestTheStraightWay:
 
 
 class TestKilled:
-    STEPS = 8
+    STEPS = 10
 
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("step", range(STEPS))
@@ -206,9 +225,10 @@ class TestKilled:
         assert world.paid == 1 if answer_was_read or paid_before == 0 else 2
         assert world.spooled == {}
 
+    @pytest.mark.parametrize("step", [1, 2], ids=["turn", "open"])
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-    def test_what_only_waited_for_its_turn_is_known_not_to_be_sent(self, after):
-        world = World(kill_at=1, kill_after=after)
+    def test_what_only_waited_for_its_turn_is_known_not_to_be_sent(self, step, after):
+        world = World(kill_at=step, kill_after=after)
         with pytest.raises(Killed):
             made(world)
         assert journal(world) == {}
@@ -280,7 +300,7 @@ class TestRefresh:
     def test_an_answer_that_was_read_is_not_paid_again_by_its_retry(self):
         world = World()
         made(world)
-        world.kill_at, world.kill_after = len(world.trail) + 5, True
+        world.kill_at, world.kill_after = len(world.trail) + 6, True
         with pytest.raises(Killed):
             self.refreshed(world)
         assert world.trail[-1] == "Send"
@@ -447,18 +467,19 @@ class TestBudget:
         assert len(amounts) == 2
         assert amounts[0] == -amounts[1] > 0.03
 
-    def test_a_wait_that_is_broken_off_is_given_back(self):
+    def test_what_breaks_off_before_the_call_is_given_back(self):
         world, amounts = World(), []
 
         def do(step):
             if isinstance(step, Reserve):
                 amounts.append(step.usd)
-            if isinstance(step, Turn):
+            if isinstance(step, Open):
                 raise Killed
             return world.do(step)
 
         with pytest.raises(Killed):
             run(call(Spending(max_usd_per_run=1)).steps(), do)
+        assert len(amounts) == 2
         assert sum(amounts) == 0
         assert world.paid == 0
 
@@ -500,3 +521,150 @@ class TestOlderReplies:
         world.spooled = elsewhere
         assert made(world).sha256
         assert world.paid == 2
+
+
+class TestSharedWithOtherProcesses:
+    """A turn that is refused means that another process is making the same call."""
+
+    def made(self, world, **spending):
+        return run(replace(call(Spending(**spending)), is_shared=True).steps(), world.do)
+
+    def test_what_another_process_ends_meanwhile_is_found(self):
+        world = World(turns=[made])
+        image = self.made(world)
+        assert image.reused
+        assert world.paid == 1
+
+    def test_what_another_process_ended_between_our_look_and_our_turn_is_found(self):
+        class Late(World):
+            def _do(self, step):
+                if isinstance(step, Turn) and not self.paid:
+                    made(other)
+                    self.stored.update(other.stored)
+                    self.paid = other.paid
+                return super()._do(step)
+
+        other, world = World(), Late()
+        assert self.made(world).reused
+        assert world.paid == 1
+
+    def test_one_whose_holder_was_killed_is_known_to_be_unknown(self):
+        def is_killed(world):
+            world.stored[journal_key(KEY, 0, "sent")] = b'{"schema": 1}'
+
+        world = World(turns=[is_killed])
+        with pytest.raises(errors.OutcomeUnknownError):
+            self.made(world, on_unknown_outcome="fail")
+        assert world.paid == 0
+        image = self.made(World(turns=[is_killed]))
+        assert (image.reused, image.possible_duplicates) == (False, 1)
+
+    def test_it_waits_longer_and_longer_but_for_5_seconds_at_most(self):
+        pauses = []
+
+        def do(step):
+            if isinstance(step, Pause):
+                pauses.append(step.seconds)
+            return world.do(step)
+
+        world = World(turns=[lambda world: None] * 8)
+        run(replace(call(), is_shared=True).steps(), do)
+        assert pauses == [0.25, 0.5, 1, 2, 4, 5, 5, 5]
+
+
+class TestPossibleDuplicates:
+    def test_an_image_after_a_lost_answer_says_so(self):
+        world = World(script=[errors.OutcomeUnknownError("lost"), reply()])
+        with pytest.raises(errors.OutcomeUnknownError) as caught:
+            made(world)
+        assert (caught.value.possible_duplicates, world.warnings) == (0, [])
+        assert made(world).possible_duplicates == 1
+        assert "may be paid twice" in world.warnings[0]
+        assert made(world).possible_duplicates == 1  # found again
+
+    def test_an_error_after_a_lost_answer_says_so(self):
+        world = World(script=[errors.OutcomeUnknownError("lost"), reply("gemini/blocked-prompt.json")])
+        with pytest.raises(errors.OutcomeUnknownError):
+            made(world)
+        for _ in range(2):
+            with pytest.raises(errors.RefusedError) as caught:
+                made(world)
+            assert caught.value.possible_duplicates == 1
+
+
+class TestExpiry:
+    def later(self, world, seconds):
+        since = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+        return run(replace(call(), since=since).steps(), world.do)
+
+    def test_an_expired_answer_is_paid_for_anew(self):
+        world = World()
+        made(world)
+        assert self.later(world, -60).reused
+        assert not self.later(world, 60).reused
+        assert world.paid == 2
+        assert {"0.answered", "1.answered"} <= set(journal(world))
+
+    def test_a_record_without_a_time_is_older_than_any(self):
+        world = World(stored={journal_key(KEY, 0, "sent"): b'{"schema": 1, "at": "yesterday"}'})
+        assert self.later(world, -3600).possible_duplicates == 0
+
+
+class TestCancelled:
+    """An asynchronous task that is cancelled, as by Prefect's `timeout_seconds`."""
+
+    async def test_an_image_that_is_being_staged_is_staged(self):
+        world, reached, go_on = World(), threading.Event(), threading.Event()
+
+        def do(step):
+            if isinstance(step, Describe):
+                reached.set()
+                go_on.wait(30)
+            return world.do(step)
+
+        making = asyncio.create_task(arun(call().steps(), do, world.ado))
+        await asyncio.to_thread(reached.wait, 30)
+        making.cancel()
+        await asyncio.sleep(0)
+        making.cancel()  # and once more, as impatient people do
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+        assert journal(world)["0.answered"]["outcome"] == "image"
+        assert made(world).reused
+
+    async def test_a_call_under_way_is_known_to_be_unknown_and_its_dollars_stay_counted(self):
+        world, amounts, sending = World(), [], asyncio.Event()
+
+        async def ado(step):
+            if isinstance(step, Send):
+                sending.set()
+                await asyncio.sleep(30)
+            return world.do(step)
+
+        def do(step):
+            if isinstance(step, Reserve):
+                amounts.append(step.usd)
+            return world.do(step)
+
+        making = asyncio.create_task(arun(call(Spending(max_usd_per_run=1)).steps(), do, ado))
+        await asyncio.wait_for(sending.wait(), 30)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+        assert set(journal(world)) == {"0.sent"}
+        assert len(amounts) == 1
+
+    async def test_one_that_waits_for_its_turn_leaves_nothing(self):
+        world, waiting = World(), asyncio.Event()
+
+        async def ado(step):
+            waiting.set()
+            await asyncio.sleep(30)
+
+        making = asyncio.create_task(arun(call().steps(), world.do, ado))
+        await asyncio.wait_for(waiting.wait(), 30)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+        assert journal(world) == {}

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from n1n_prefect import staging
 from n1n_prefect.errors import JournalUnreadableError, StagingError
-from n1n_prefect.paid_call import journal_key, original_key
+from n1n_prefect.journal import journal_key, original_key
 from n1n_prefect.staging import (
     BlockStorage,
     LocalStorage,

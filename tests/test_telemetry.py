@@ -240,24 +240,62 @@ class TestEmitToTheServer:
             make()
 
         make_one()
-        stored = wait_for_event("n1n.image.generated", f"n1n.image.{KEY_OF_ITS_OWN}")
+        (stored,) = wait_for_events("n1n.image.generated", f"n1n.image.{KEY_OF_ITS_OWN}")
         assert stored.payload["sha256"] == "ab" * 32
         assert any(related.id.startswith("prefect.flow-run.") for related in stored.related)
+
+    def test_every_event_names_the_same_surroundings_once(self):
+        key, first_known = "ee" * 32, []
+
+        @task(tags=["of the task"])
+        def draw(number: int) -> None:
+            emit("generated", image=image(request_key=key, response_id=str(number)))
+
+        @flow
+        def draw_three() -> str:
+            context = FlowRunContext.get()
+            assert context
+            assert context.flow_run
+            draw(1)
+            for _ in range(100):  # until Prefect has added to the first event what it found
+                if telemetry._surroundings.of(context.flow_run.id):
+                    first_known.append(True)
+                    break
+                time.sleep(0.1)
+            draw(2)
+            draw.with_options(tags=["another"])(3)
+            return str(context.flow_run.id)
+
+        flow_run_id = draw_three()
+        assert first_known
+        stored = wait_for_events("n1n.image.generated", f"n1n.image.{key}", 3)
+        around = [
+            sorted((resource.role, resource.id) for resource in event.related if resource.role != "task-run")
+            for event in stored
+        ]
+        tags = [[found for role, found in each if role == "tag"] for each in around]
+        assert tags == [["prefect.tag.of the task"]] * 2 + [["prefect.tag.another"]]
+        places = [[found for found in each if found[0] != "tag"] for each in around]
+        assert places[0] == places[1] == places[2]
+        assert ("flow-run", f"prefect.flow-run.{flow_run_id}") in places[0]
+        assert [role for role, _ in places[0]] == ["flow", "flow-run"]
+        tasks = [resource.id for event in stored for resource in event.related if resource.role == "task-run"]
+        assert len(tasks) == len(set(tasks)) == 3
 
 
 KEY_OF_ITS_OWN = "e0" * 32
 
 
-def wait_for_event(name: str, resource_id: str) -> Any:
-    """The stored event of a name about a resource; events are delivered in the background."""
+def wait_for_events(name: str, resource_id: str, count: int = 1) -> list[Any]:
+    """The stored events of a name about a resource, oldest first; they are delivered in the background."""
     wanted = EventFilter(event=EventNameFilter(name=[name]), resource=EventResourceFilter(id=[resource_id]))
     with get_client(sync_client=True) as client:
         for _ in range(120):
-            page = client.read_events(filter=wanted, limit=1)
-            if page.events:
-                return page.events[0]
+            events = client.read_events(filter=wanted, limit=count).events
+            if len(events) == count:
+                return sorted(events, key=lambda event: event.occurred)
             time.sleep(0.25)
-    pytest.fail(f"no {name} event within 30 s")
+    pytest.fail(f"not {count} {name} events within 30 s")
 
 
 @pytest.fixture

@@ -141,6 +141,7 @@ def _blocks(gateway: str, endpoint_url: str) -> tuple[Any, Any]:
         region_name="us-east-1",
         aws_access_key_id="benchmark",
         aws_secret_access_key="benchmark",
+        conditional_put="always",  # as "auto" is on AWS, for which moto stands here
     )
     destination.get_client().create_bucket(Bucket="ours")
     return N1nCredentials(api_key=API_KEY, base_url=gateway), destination
