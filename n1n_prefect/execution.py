@@ -271,9 +271,9 @@ class Hands(_Hands):
         if limit := self.job.credentials.concurrency_limit:
             self.turn.enter_context(_global_slot(limit))
         if self.job.lock is None or self.job.lock.acquire():
-            return True
+            return False
         self.turn.close()
-        return False
+        return True
 
     def _send(self, request: HttpRequest) -> None:
         client = pools.shared_client(self.job.credentials)
@@ -313,9 +313,9 @@ class AsyncHands(_Hands):
         if limit := self.job.credentials.concurrency_limit:
             await self.turn.enter_async_context(_aglobal_slot(limit))
         if self.job.lock is None or await in_thread(self.job.lock.acquire):
-            return True
+            return False
         await self.turn.aclose()
-        return False
+        return True
 
     async def _send(self, request: HttpRequest) -> None:
         async with pools.leased_client(self.job.credentials) as client:

@@ -77,7 +77,7 @@ class PaidCall:
         gemini.check(self.loaded)
         pause = 0.25
         number, before, found = yield from self._look()
-        while found is None and not (yield Turn()):
+        while found is None and (yield Turn()):  # which another process has
             yield Pause(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
             number, before, found = yield from self._look()

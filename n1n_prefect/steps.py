@@ -48,7 +48,7 @@ class Recall:
 class Turn:
     """Wait for a turn among the calls under way; it lasts until the call has been made.
 
-    Answered with False, holding nothing, where another process is making the same call.
+    Answered with True, holding nothing, where another process is making the same call.
     """
 
 

@@ -268,6 +268,15 @@ class TestAsRequest:
             as_request(prompt)
 
 
+def what_was_stored_of(seen, stored):
+    """The value without the fields that came later, however deep."""
+    if isinstance(stored, list):
+        return [what_was_stored_of(*pair) for pair in zip(seen, stored, strict=True)]
+    if not isinstance(stored, dict):
+        return seen
+    return {field: what_was_stored_of(seen[field], value) for field, value in stored.items()}
+
+
 class TestStoredByThePreviousRelease:
     """What is stored must stay readable; a file here is added by a release and never changed."""
 
@@ -285,7 +294,7 @@ class TestStoredByThePreviousRelease:
         stored = json.loads((STORED / f"{name}.json").read_text("utf-8"))
         value = TypeAdapter(kind).validate_python(stored)
         seen = TypeAdapter(kind).dump_python(value, mode="json")
-        assert {field: seen[field] for field in stored} == stored
+        assert what_was_stored_of(seen, stored) == stored
 
     @pytest.mark.parametrize("name", ["generated_image", "uploaded_image", "image_outcome"])
     def test_results_that_prefect_kept_are_what_they_were(self, name):

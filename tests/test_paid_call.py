@@ -94,7 +94,7 @@ class World:
                 meanwhile = self.turns.pop(0) if self.turns else None
                 if meanwhile:
                     meanwhile(self)
-                return meanwhile is None
+                return meanwhile is not None
             case Open(name):
                 self.open = name
             case Send():
