@@ -9,7 +9,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from n1n_prefect.errors import InvalidRequestError
 
 T = TypeVar("T")
 
@@ -29,8 +32,12 @@ class InFlight:
 
     @contextmanager
     def slot(self) -> Generator[None]:
-        """Holds a slot; waits in this thread until one is free."""
-        turn = self._join()
+        """Holds a slot; waits in this thread until one is free.
+
+        In an event loop's own thread it does not wait: those who hold the slots may need that
+        loop to go on. The bound is then passed by one.
+        """
+        turn = self._join(waits=_loop_of_this_thread() is None)
         try:
             turn.result()
         except BaseException:
@@ -55,10 +62,10 @@ class InFlight:
         finally:
             self._release()
 
-    def _join(self) -> "Future[None]":
+    def _join(self, *, waits: bool = True) -> "Future[None]":
         turn: Future[None] = Future()
         with self._lock:
-            if self._busy < self.limit:
+            if self._busy < self.limit or not waits:
                 self._busy += 1
                 turn.set_result(None)
             else:
@@ -80,6 +87,21 @@ class InFlight:
             self._busy -= 1
 
 
+def _loop_of_this_thread() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+@dataclass(frozen=True)
+class _Flight(Generic[T]):
+    """One call under way, and the event loop that must go on for it to end, if there is one."""
+
+    result: "Future[T]"
+    loop: asyncio.AbstractEventLoop | None
+
+
 class SingleFlight(Generic[T]):
     """Joins equal calls: one leads, the others get its result.
 
@@ -89,19 +111,29 @@ class SingleFlight(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._flights: dict[str, Future[T]] = {}
+        self._flights: dict[str, _Flight[T]] = {}
 
     def run(self, key: str, call: Callable[[], T]) -> tuple[T, bool]:
-        """The result of `call`, and whether another's call gave it."""
+        """The result of `call`, and whether another's call gave it.
+
+        Raises:
+            InvalidRequestError: The call that leads runs in the event loop of this very thread,
+                so that waiting for it would stop both for ever.
+        """
         while True:
             flight, leads = self._board(key)
             if leads:
                 with self._leading(key, flight):
                     result = call()
-                    flight.set_result(result)
+                    flight.result.set_result(result)
                     return result, False
+            if flight.loop and flight.loop is _loop_of_this_thread():
+                raise InvalidRequestError(
+                    "The same image is being made in this event loop, and a synchronous task would stop it while it "
+                    "waits. Await the asynchronous task here, such as agenerate_image; nothing was spent."
+                )
             try:
-                return flight.result(), True
+                return flight.result.result(), True
             except _LeaderFailedError:
                 continue
 
@@ -112,31 +144,31 @@ class SingleFlight(Generic[T]):
             if leads:
                 with self._leading(key, flight):
                     result = await call()
-                    flight.set_result(result)
+                    flight.result.set_result(result)
                     return result, False
             try:
-                return await asyncio.shield(asyncio.wrap_future(flight)), True
+                return await asyncio.shield(asyncio.wrap_future(flight.result)), True
             except _LeaderFailedError:
                 continue
 
-    def _board(self, key: str) -> "tuple[Future[T], bool]":
+    def _board(self, key: str) -> tuple[_Flight[T], bool]:
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
                 return flight, False
-            self._flights[key] = flight = Future()
-            flight.set_running_or_notify_cancel()
+            self._flights[key] = flight = _Flight[T](Future(), _loop_of_this_thread())
+            flight.result.set_running_or_notify_cancel()
             return flight, True
 
     @contextmanager
-    def _leading(self, key: str, flight: "Future[T]") -> Generator[None]:
+    def _leading(self, key: str, flight: _Flight[T]) -> Generator[None]:
         try:
             yield
         finally:
             with self._lock:
                 del self._flights[key]
-            if not flight.done():
-                flight.set_exception(_LeaderFailedError())
+            if not flight.result.done():
+                flight.result.set_exception(_LeaderFailedError())
 
 
 class _LeaderFailedError(Exception):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.flights import InFlight, SingleFlight
 
 
@@ -150,3 +151,28 @@ class TestSingleFlight:
         with pytest.raises(KeyError):
             flights.run("k", lambda: {}["missing"])
         assert flights.run("k", lambda: "image") == ("image", False)
+
+    @pytest.mark.timeout(30)
+    async def test_a_synchronous_call_in_the_loop_that_leads_is_refused_instead_of_waiting_for_ever(self):
+        flights = SingleFlight()
+
+        async def call():
+            await asyncio.sleep(0)
+            return "image"
+
+        leader = asyncio.create_task(flights.arun("k", call))
+        await asyncio.sleep(0)
+        with pytest.raises(InvalidRequestError, match="agenerate_image"):
+            flights.run("k", lambda: "never")
+        assert await asyncio.to_thread(flights.run, "k", lambda: "too late") in (("image", True), ("too late", False))
+        assert (await leader)[0] == "image"
+
+
+class TestASynchronousCallInALoop:
+    @pytest.mark.timeout(30)
+    async def test_it_passes_a_bound_whose_holders_need_the_loop(self):
+        bound = InFlight(1)
+        async with bound.aslot():
+            with bound.slot():
+                assert bound._busy == 2
+        assert bound._busy == 0
