@@ -50,9 +50,7 @@ async def edit_to_s3(
         )
     )
     await n1n.acreate_contact_sheet_artifact(outcomes, key="edited-images", title="Edited images")
-    if not any(outcome.ok for outcome in outcomes):
-        raise RuntimeError(f"No image arrived. The first reason: {outcomes[0].reason}")
-    return outcomes
+    return n1n.final_state(outcomes)
 
 
 if __name__ == "__main__":

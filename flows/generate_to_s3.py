@@ -45,9 +45,7 @@ def generate_to_s3(
     uploads = n1n.upload_image.map(n1n.validate_image.map(images), destination=unmapped(destination))
     outcomes = n1n.gather_outcomes(uploads)
     n1n.create_contact_sheet_artifact(outcomes, key="generated-images", title="Generated images")
-    if not any(outcome.ok for outcome in outcomes):
-        raise RuntimeError(f"No image arrived. The first reason: {outcomes[0].reason}")
-    return outcomes
+    return n1n.final_state(outcomes)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from n1n_prefect.images import (
     UploadedImage,
     Usage,
 )
-from n1n_prefect.outcomes import gather_outcomes
+from n1n_prefect.outcomes import final_state, gather_outcomes
 from n1n_prefect.policies import HintedDelays, PaidOnce
 from n1n_prefect.pricing import Price
 from n1n_prefect.settings import N1nSettings
@@ -106,6 +106,7 @@ __all__ = [
     "contact_sheet_markdown",
     "create_contact_sheet_artifact",
     "edit_image",
+    "final_state",
     "gather_outcomes",
     "generate_image",
     "image_to_s3",

@@ -21,8 +21,9 @@ from prefect.utilities.context import get_task_and_flow_run_ids
 from n1n_prefect.errors import InvalidRequestError, without_secrets
 from n1n_prefect.images import GeneratedImage, ImageOutcome, excerpt
 from n1n_prefect.outcomes import gather_outcomes
-from n1n_prefect.telemetry import get_logger
+from n1n_prefect.telemetry import emit_report, get_logger
 from n1n_prefect.thumbnails import MAX_BYTES, data_uri, thumbnail
+from n1n_prefect.totals import Totals, image_of, is_reused
 
 _EDGE = 240  # pixels; as wide as leaves room for the text in a window of 1400
 _FAILURES = 100  # rows; a person reads no more, and the reasons are counted
@@ -44,7 +45,8 @@ def create_contact_sheet_artifact(
 ) -> UUID:
     """The id of a new Markdown artifact of this run, with a picture of each image.
 
-    Call it in a flow, once its images are done. It takes about a second of CPU for 24 large
+    Call it in a flow, once its images are done. The event `n1n.run.reported` goes with it, with
+    the run's sums and its estimated cost. It takes about a second of CPU for 24 large
     PNG images. An image that cannot be read any more makes a row that says so, not an error.
 
     Args:
@@ -57,9 +59,11 @@ def create_contact_sheet_artifact(
     Raises:
         InvalidRequestError: The key is not one, or this is outside of any run.
     """
-    artifact = _artifact(outcomes, key, title, description, show_prompts)
+    artifact, totals = _artifact(outcomes, key, title, description, show_prompts)
     with SyncClientContext.get_or_create() as context:
-        return context.client.create_artifact(artifact).id
+        made = context.client.create_artifact(artifact)
+    emit_report(totals)
+    return made.id
 
 
 async def acreate_contact_sheet_artifact(
@@ -71,14 +75,16 @@ async def acreate_contact_sheet_artifact(
     show_prompts: bool = True,
 ) -> UUID:
     """`create_contact_sheet_artifact` for asynchronous flows; pictures are made in a thread."""
-    artifact = await asyncio.to_thread(_artifact, outcomes, key, title, description, show_prompts)
+    artifact, totals = await asyncio.to_thread(_artifact, outcomes, key, title, description, show_prompts)
     async with AsyncClientContext.get_or_create() as context:
-        return (await context.client.create_artifact(artifact)).id
+        made = await context.client.create_artifact(artifact)
+    emit_report(totals)
+    return made.id
 
 
 def _artifact(
     outcomes: Iterable[object] | None, key: str, title: str | None, description: str | None, show_prompts: bool
-) -> ArtifactCreate:
+) -> tuple[ArtifactCreate, Totals]:
     _check_key(key)
     task_run_id, flow_run_id = get_task_and_flow_run_ids()
     if not (task_run_id or flow_run_id):
@@ -86,14 +92,16 @@ def _artifact(
             "An artifact belongs to a run, and this is outside of any. Call it in a @flow, "
             "or save what contact_sheet_markdown(outcomes) gives."
         )
-    return ArtifactCreate(
+    everything = _rows(outcomes or ())
+    artifact = ArtifactCreate(
         type="markdown",
         key=key,
         description=description,
-        data=contact_sheet_markdown(outcomes, title=title, show_prompts=show_prompts),
+        data=contact_sheet_markdown(everything, title=title, show_prompts=show_prompts),
         flow_run_id=flow_run_id,
         task_run_id=task_run_id,
     )
+    return artifact, Totals.of(everything)
 
 
 def _check_key(key: str) -> None:
@@ -125,7 +133,7 @@ def contact_sheet_markdown(
         max_total_bytes: Length of the whole document in bytes, at most; pictures give way, then rows.
     """
     everything = _rows(outcomes or ())
-    head = (f"## {_plain(title, 200)}\n\n" if title else "") + _overview(everything)
+    head = (f"## {_plain(title, 200)}\n\n" if title else "") + _overview(Totals.of(everything))
     room = max_total_bytes - len(head.encode()) - _AROUND
     listed, rest = _split(everything, max_thumbnails)
     texts = list(_fitting((_texts(outcome, show_prompts) for outcome in listed), room))
@@ -159,7 +167,7 @@ def _split(everything: list[ImageOutcome], max_thumbnails: int) -> tuple[list[Im
     """What is listed, and the rest: failures up to a bound, and as many others as pictures are left for."""
     failures = list(filter(_is_failure, everything))
     others = everything[len(failures) :]
-    taken = sum(_image(outcome) is not None for outcome in failures[:_FAILURES])
+    taken = sum(image_of(outcome) is not None for outcome in failures[:_FAILURES])
     left = max(0, max_thumbnails - taken)
     return failures[:_FAILURES] + others[:left], failures[_FAILURES:] + others[left:]
 
@@ -179,15 +187,11 @@ def _length(row: tuple[str, str]) -> int:
 # ── pictures ─────────────────────────────────────────────────────────────────
 
 
-def _image(outcome: ImageOutcome) -> GeneratedImage | None:
-    return outcome.image or (outcome.uploaded.original if outcome.uploaded else None)
-
-
 def _pictures(outcomes: list[ImageOutcome], most: int, room: int) -> Iterator[str]:
     """One for each outcome, empty where there is none; what is left of the room is shared evenly."""
-    left = min(most, sum(_image(outcome) is not None for outcome in outcomes))
+    left = min(most, sum(image_of(outcome) is not None for outcome in outcomes))
     for outcome in outcomes:
-        image = _image(outcome)
+        image = image_of(outcome)
         share = room // left if left > 0 else 0
         if image is None or share < _LEAST:
             yield ""
@@ -211,20 +215,9 @@ def _picture(image: GeneratedImage, max_bytes: int) -> str:
 # ── words ────────────────────────────────────────────────────────────────────
 
 
-def _overview(everything: list[ImageOutcome]) -> str:
-    if not everything:
-        return "No images.\n"
-    paid = [outcome for outcome in everything if not _reused(outcome)]
-    costs = [outcome.estimated_cost_usd for outcome in paid if outcome.estimated_cost_usd is not None]
-    unpriced = sum(outcome.estimated_cost_usd is None and _image(outcome) is not None for outcome in paid)
-    without = sum(outcome.charged != "no" and not (_image(outcome) or outcome.uploaded) for outcome in everything)
-    facts = [
-        f"**{_counted(len(everything), 'image')}**: {_by_status(everything)}.",
-        f"Estimated cost ${sum(costs):,.2f}" + (f", and {unpriced} without a known price." if unpriced else "."),
-        f"{len(everything) - len(paid)} reused, nothing paid." if len(paid) < len(everything) else "",
-        f"{without} possibly charged without an image." if without else "",
-    ]
-    return " ".join(filter(None, facts)) + "\n\n"
+def _overview(totals: Totals) -> str:
+    count, _, rest = str(totals).partition(": ")
+    return f"**{count}**: {rest}\n\n" if rest else f"{count}\n"
 
 
 def _by_status(outcomes: Iterable[ImageOutcome]) -> str:
@@ -233,11 +226,6 @@ def _by_status(outcomes: Iterable[ImageOutcome]) -> str:
 
 def _status(outcome: ImageOutcome) -> str:
     return outcome.status.replace("_", " ")
-
-
-def _reused(outcome: ImageOutcome) -> bool:
-    image = _image(outcome)
-    return image is not None and image.reused
 
 
 def _foot(rest: list[ImageOutcome]) -> str:
@@ -254,7 +242,7 @@ def _foot(rest: list[ImageOutcome]) -> str:
 
 def _texts(outcome: ImageOutcome, show_prompts: bool) -> tuple[str, str]:
     """The two cells of a row, without the picture."""
-    image = _image(outcome)
+    image = image_of(outcome)
     told = _lines(
         _plain(outcome.id, 200) if len(outcome.id) > _NAME else "",
         _verdict(outcome),
@@ -267,9 +255,11 @@ def _texts(outcome: ImageOutcome, show_prompts: bool) -> tuple[str, str]:
 
 
 def _verdict(outcome: ImageOutcome) -> str:
-    notes = ["reused, nothing paid"] if _reused(outcome) else []
-    if not _image(outcome) and not outcome.uploaded:
+    notes = ["reused, nothing paid"] if is_reused(outcome) else []
+    if not image_of(outcome) and not outcome.uploaded:
         notes += {"yes": ["charged"], "unknown": ["possibly charged"], "no": []}[outcome.charged]
+    if outcome.possible_duplicates:
+        notes.append("possibly paid twice")
     if outcome.attempts > 1:
         notes.append(f"{outcome.attempts} calls")
     verdict = f"**{_status(outcome)}**" + (f" ({', '.join(notes)})" if notes else "")
@@ -279,7 +269,7 @@ def _verdict(outcome: ImageOutcome) -> str:
 
 
 def _asked(outcome: ImageOutcome) -> str:
-    image = _image(outcome)
+    image = image_of(outcome)
     if image is None:
         return _plain(outcome.uploaded.model if outcome.uploaded else outcome.model, 80)
     answered = image.model_version.removeprefix("models/")

@@ -17,6 +17,7 @@ from prefect.settings import get_current_settings
 
 from n1n_prefect import budget, errors, pools, telemetry
 from n1n_prefect.blocks import N1nCredentials, S3Location
+from n1n_prefect.durability import require_shared
 from n1n_prefect.errors import Charged, InvalidRequestError, N1nError, StagingError
 from n1n_prefect.flights import SingleFlight
 from n1n_prefect.https import fetch_https
@@ -153,7 +154,9 @@ def _prepare(
         secret=credentials.api_key.get_secret_value(),
     )
     lock = SharedLock(manager, key, credentials.timeout_seconds) if manager else None
-    return Job(call, credentials, current_storage(), Spool(spool_folder()), _run(), time.monotonic(), lock)
+    storage = current_storage()
+    require_shared(storage)
+    return Job(call, credentials, storage, Spool(spool_folder()), _run(), time.monotonic(), lock)
 
 
 def _run() -> str:

@@ -12,10 +12,12 @@ from uuid import UUID
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed
 
 from n1n_prefect import errors
-from n1n_prefect.errors import N1nError
+from n1n_prefect.errors import Charged, N1nError
 from n1n_prefect.images import GeneratedImage, ImageOutcome, OutcomeStatus, UploadedImage, excerpt
+from n1n_prefect.totals import Totals
 
 _STATUSES: tuple[tuple[type[N1nError], OutcomeStatus], ...] = (
     (errors.RefusedError, "refused"),
@@ -46,6 +48,38 @@ def gather_outcomes(futures: Iterable[Any]) -> list[ImageOutcome]:
             and exceptions are taken as well, as `asyncio.gather(..., return_exceptions=True)` gives them.
     """
     return [_outcome_of_future(item, str(number)) for number, item in enumerate(futures, 1)]
+
+
+def final_state(outcomes: Iterable[ImageOutcome]) -> Any:
+    """The Prefect state in which a flow ends, for it to return: what came of its images, in words.
+
+    Completed, with the outcomes as the flow's result, when an image arrived. Failed when none
+    did, and, named `OverBudget`, when a ceiling kept calls from being made; the caller of the
+    flow then gets the error. The message says how many images ended how, and what they cost.
+
+    ```python
+    @flow
+    def draw(prompts: list[str]):
+        ...
+        return final_state(gather_outcomes(uploads))
+    ```
+
+    Args:
+        outcomes: How each item ended.
+
+    Returns:
+        A Prefect `State`. It is typed `Any` since who calls the flow gets the outcomes out of it.
+    """
+    ended = list(outcomes)
+    message = str(Totals.of(ended))
+    refused = next((outcome for outcome in ended if outcome.status == "over_budget"), None)
+    if refused is not None:
+        message = f"{message} {refused.reason} What was paid is safe, and a resumed run pays for the rest alone."
+        return Failed(name="OverBudget", message=message, data=errors.BudgetExceededError(message))
+    if ended and not any(outcome.ok for outcome in ended):
+        message = f"{message} The first reason: {ended[0].reason}"
+        return Failed(message=message, data=errors.N1nError(message))
+    return Completed(message=message, data=ended)
 
 
 def outcome_of(result: object, id: str = "", *, attempts: int = 1) -> ImageOutcome:  # noqa: A002 - the field's name
@@ -100,6 +134,7 @@ def _row(
         attempts,
         model=image.model if image else uploaded.model if uploaded else "",
         prompt_excerpt=image.prompt_excerpt if image else "",
+        possible_duplicates=image.possible_duplicates if image else 0,
     )
 
 
@@ -112,12 +147,18 @@ def _failed(id: str, error: N1nError, attempts: int) -> ImageOutcome:  # noqa: A
         status,
         str(error),
         image,
-        charged="yes" if image else error.charged,
+        charged="yes" if image else _charged(error),
         estimated_cost_usd=image.estimated_cost_usd if image else None,
         attempts=attempts,
         model=error.model,
         prompt_excerpt=error.prompt_excerpt,
+        possible_duplicates=error.possible_duplicates or (image.possible_duplicates if image else 0),
     )
+
+
+def _charged(error: N1nError) -> Charged:
+    """What the item cost: that its last call was free does not make an earlier, lost one free."""
+    return "unknown" if error.charged == "no" and error.possible_duplicates else error.charged
 
 
 # ── futures ──────────────────────────────────────────────────────────────────

@@ -41,6 +41,11 @@ class N1nSettings(PrefectBaseSettings):
         description="Folders below which local input images may be read, separated as in PATH; "
         "empty means the working directory.",
     )
+    on_unshared_storage: Literal["warn", "fail", "allow"] = Field(
+        default="warn",
+        description="What to do when results are kept on the local disk and the run's work pool shares none: `warn`, "
+        "`fail`, or `allow` where that folder is a shared one.",
+    )
     emit_events: bool = Field(default=True, description="Whether an event is emitted for each image and step.")
 
     @property

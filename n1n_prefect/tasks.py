@@ -546,7 +546,12 @@ class _Item:
         name = self.arguments["name"]
         outcome = outcome_of(result, name if isinstance(name, str) else "", attempts=max(attempts, 1))
         if self.paid:
-            outcome = replace(outcome, charged="yes", image=outcome.image or self.paid[-1])
+            duplicates = sum(image.possible_duplicates for image in self.paid)
+            if isinstance(result, N1nError) and result.image is None:
+                duplicates += result.possible_duplicates
+            outcome = replace(
+                outcome, charged="yes", image=outcome.image or self.paid[-1], possible_duplicates=duplicates
+            )
         costs = [image.estimated_cost_usd for image in self.paid if image.estimated_cost_usd is not None]
         return replace(outcome, estimated_cost_usd=round(sum(costs), 6) if costs else outcome.estimated_cost_usd)
 

@@ -3,6 +3,7 @@
 None of them holds a prompt, image bytes or a secret, and none can fail a run.
 """
 
+import dataclasses
 import json
 import logging
 from collections import OrderedDict
@@ -25,6 +26,7 @@ from n1n_prefect.__about__ import __version__
 from n1n_prefect.errors import N1nError, without_secrets
 from n1n_prefect.images import GeneratedImage, ImageRequest, UploadedImage
 from n1n_prefect.settings import settings
+from n1n_prefect.totals import Totals
 
 EventKind = Literal[
     "generated", "reused", "refused", "no_image", "invalid", "unknown_outcome", "uploaded", "already_there", "failed"
@@ -86,6 +88,24 @@ def emit(
             _send(f"n1n.image.{kind}", _resource(key, facts), facts)
     except Exception:  # noqa: BLE001  watching an image must not lose it
         get_logger().debug("No event was emitted for %r.", kind, exc_info=True)
+
+
+def emit_report(totals: Totals) -> None:
+    """Tells Prefect what the current run came to, as the event `n1n.run.reported`.
+
+    The resource is `n1n.run.<flow run id>`; the payload has the fields of `Totals`. Outside of a
+    flow run, and where `emit_events` is switched off, nothing happens.
+    """
+    flow = FlowRunContext.get()
+    run = flow.flow_run if flow else None
+    if run is None:
+        return
+    try:
+        if settings().emit_events:
+            resource = {"prefect.resource.id": f"n1n.run.{run.id}", "prefect.resource.name": run.name}
+            _send("n1n.run.reported", resource, dataclasses.asdict(totals))  # pyright: ignore[reportArgumentType]
+    except Exception:  # noqa: BLE001  watching a run must not lose it
+        get_logger().debug("No event was emitted for the report.", exc_info=True)
 
 
 def _send(event: str, resource: dict[str, str], payload: dict[str, object]) -> None:
@@ -213,7 +233,12 @@ def _file(image: GeneratedImage | UploadedImage) -> dict[str, object]:
 def _answer(image: GeneratedImage) -> dict[str, object]:
     return {
         "charged": "no" if image.reused else "yes",
-        **_given(model_version=image.model_version, request_id=image.request_id, finish_reason=image.finish_reason),
+        **_given(
+            model_version=image.model_version,
+            request_id=image.request_id,
+            finish_reason=image.finish_reason,
+            possible_duplicates=image.possible_duplicates or None,
+        ),
     }
 
 
@@ -226,6 +251,7 @@ def _failure(error: BaseException) -> dict[str, object]:
             code=error.code,
             finish_reason=error.finish_reason,
             request_id=error.request_id,
+            possible_duplicates=error.possible_duplicates or None,
         )
     return facts
 

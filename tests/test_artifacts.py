@@ -187,6 +187,11 @@ class TestRow:
         assert PICTURE.search(left)
         assert right.startswith("**invalid**<br>got 1.00<br>A red mug")
 
+    def test_possibly_paid_twice(self):
+        sheet = contact_sheet_markdown([good(possible_duplicates=1)])
+        assert "possibly paid twice)" in sheet
+        assert "1 possibly paid twice." in sheet
+
     def test_reused(self):
         ((_, right),) = rows(contact_sheet_markdown([good(image=staged(reused=True))]))
         assert right.startswith("**uploaded** (reused, nothing paid)<br>")

@@ -14,7 +14,8 @@ PROMISED = """
     OutcomeUnknownError PaidOnce PermissionDeniedError Price QuotaError RateLimitError RefusedError S3Location
     SourceError Spending StagingError UploadError UploadedImage Usage Violation acreate_contact_sheet_artifact
     aedit_image agenerate_image aimage_to_s3 aupload_image avalidate_image contact_sheet_markdown
-    create_contact_sheet_artifact edit_image gather_outcomes generate_image image_to_s3 upload_image validate_image
+    create_contact_sheet_artifact edit_image final_state gather_outcomes generate_image image_to_s3 upload_image
+    validate_image
 """
 
 

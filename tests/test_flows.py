@@ -9,6 +9,8 @@ import pytest
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
+from n1n_prefect.errors import N1nError
+
 ROOT = Path(__file__).parents[1]
 FLOWS = sorted((ROOT / "flows").glob("*.py"))
 
@@ -62,7 +64,7 @@ class TestRuns:
         self, prefect_api, n1n_gateway, n1n_credentials, s3_location
     ):
         n1n_gateway.faults.add("unauthorized", times=None)
-        with pytest.raises(RuntimeError, match="The API key was not accepted"):
+        with pytest.raises(N1nError, match="The API key was not accepted"):
             flow_in(ROOT / "flows/generate_to_s3.py")(["a red fox"], n1n_credentials, s3_location)
 
     def test_block_scripts_save_blocks_that_load_and_may_run_twice(self, prefect_api, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 import asyncio
 import uuid
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 from prefect import flow, task
@@ -13,7 +14,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Runni
 from n1n_prefect import errors, outcomes
 from n1n_prefect.errors import ImageValidationError, N1nError, RefusedError, Violation
 from n1n_prefect.images import ImageOutcome
-from n1n_prefect.outcomes import gather_outcomes, outcome_of, remember_failure
+from n1n_prefect.outcomes import final_state, gather_outcomes, outcome_of, remember_failure
 from tests.examples import KEY, generated, uploaded
 
 IMAGE = generated(prompt_excerpt="A red fox")
@@ -86,6 +87,14 @@ class TestOutcomeOf:
 
     def test_a_long_story_is_cut(self):
         assert len(outcome_of(ValueError("x" * 10_000)).reason) <= 500
+
+    def test_a_free_failure_does_not_make_an_earlier_lost_call_free(self):
+        found = outcome_of(failed(errors.RateLimitError, possible_duplicates=1))
+        assert (found.charged, found.possible_duplicates) == ("unknown", 1)
+        assert outcome_of(failed(errors.RateLimitError)).charged == "no"
+
+    def test_an_image_after_a_lost_call_says_so(self):
+        assert outcome_of(uploaded(original=replace(IMAGE, possible_duplicates=2))).possible_duplicates == 2
 
     def test_id_by_name_then_key(self):
         assert outcome_of(IMAGE, "sku-1").id == "sku-1"
@@ -203,6 +212,32 @@ class TestGatherOutcomes:
         assert only(Failed()).reason == "Failed"
 
 
+class TestFinalState:
+    ARRIVED = outcome_of(uploaded(original=IMAGE))
+    REFUSED = ImageOutcome("b", "refused", "The prompt was refused.")
+    OVER = ImageOutcome("c", "over_budget", "This call would pass the ceiling.")
+
+    def test_one_that_arrived_is_enough(self):
+        state = final_state([self.REFUSED, self.ARRIVED])
+        assert state.is_completed()
+        assert state.message == "2 images: 1 refused, 1 uploaded. Estimated cost $0.04."
+        assert state.data == [self.REFUSED, self.ARRIVED]
+
+    def test_none_that_arrived_is_a_failure_with_the_first_reason(self):
+        state = final_state([self.REFUSED])
+        assert state.is_failed()
+        assert "The first reason: The prompt was refused." in state.message
+
+    def test_a_ceiling_has_a_name_of_its_own(self):
+        state = final_state([self.ARRIVED, self.OVER])
+        assert (state.name, state.is_failed()) == ("OverBudget", True)
+        assert isinstance(state.data, errors.BudgetExceededError)
+        assert "1 uploaded, 1 over budget" in state.message
+
+    def test_nothing_was_asked(self):
+        assert final_state([]).is_completed()
+
+
 class TestRememberFailure:
     def test_outside_of_a_task_nothing_is_remembered(self):
         before = dict(outcomes._failures)
@@ -253,6 +288,15 @@ def put(image):
 @pytest.mark.prefect
 @pytest.mark.usefixtures("prefect_api")
 class TestThroughTheEngine:
+    def test_a_flow_s_caller_gets_the_outcomes_or_the_error(self):
+        @flow
+        def ends(outcomes: list[ImageOutcome]):
+            return final_state(outcomes)
+
+        assert ends([TestFinalState.ARRIVED]) == [TestFinalState.ARRIVED]
+        with pytest.raises(errors.BudgetExceededError, match="1 over budget"):
+            ends([TestFinalState.OVER])
+
     def test_the_server_knows_what_this_process_forgot(self):
         """Tasks of a user's own remember nothing; their reasons come from the server, some seconds later."""
 

@@ -18,7 +18,9 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFi
 from n1n_prefect import telemetry
 from n1n_prefect.errors import ImageValidationError, N1nError, OutcomeUnknownError, RefusedError, UploadError
 from n1n_prefect.images import GeneratedImage, ImageRequest, UploadedImage, Usage
+from n1n_prefect.outcomes import outcome_of
 from n1n_prefect.telemetry import annotate_image, annotate_upload, emit, get_logger, request_attributes, span
+from n1n_prefect.totals import Totals
 
 PROMPT = "a secret prompt about a red fox"
 KEY = "sk-abcdefghijklmnop1234"
@@ -281,6 +283,21 @@ class TestEmitToTheServer:
         assert [role for role, _ in places[0]] == ["flow", "flow-run"]
         tasks = [resource.id for event in stored for resource in event.related if resource.role == "task-run"]
         assert len(tasks) == len(set(tasks)) == 3
+
+    def test_what_a_run_came_to(self):
+        @flow
+        def report() -> str:
+            telemetry.emit_report(Totals.of([outcome_of(uploaded(original=image()))]))
+            context = FlowRunContext.get()
+            assert context
+            assert context.flow_run
+            return str(context.flow_run.id)
+
+        flow_run_id = report()
+        (stored,) = wait_for_events("n1n.run.reported", f"n1n.run.{flow_run_id}")
+        assert stored.payload["images"] == 1
+        assert stored.payload["by_status"] == {"uploaded": 1}
+        assert stored.payload["estimated_cost_usd"] == 0.134
 
 
 KEY_OF_ITS_OWN = "e0" * 32
