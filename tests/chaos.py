@@ -24,9 +24,13 @@ SMALL: dict[str, Any] = {"model": "gemini-3.1-flash-image", "image_size": "512"}
 
 
 @flow
-def draw_all(base_url: str, prompts: list[str]) -> list[GeneratedImage]:
+def draw_all(base_url: str, prompts: list[str], concurrency_limit: str = "") -> list[GeneratedImage]:
     """One image for each prompt."""
-    credentials = N1nCredentials(api_key="sk-local-gateway", base_url=base_url)  # pyright: ignore[reportArgumentType]
+    credentials = N1nCredentials(
+        api_key="sk-local-gateway",  # pyright: ignore[reportArgumentType]
+        base_url=base_url,
+        concurrency_limit=concurrency_limit,
+    )
     quick = generate_image.with_options(retry_delay_seconds=HintedDelays([0.05]))
     patient = Spending(unknown_retries=9)
     return quick.map(prompts, credentials=unmapped(credentials), spending=unmapped(patient), **SMALL).result()

@@ -1,6 +1,6 @@
 """A real process against a real server, killed at every step and at random, and resumed under the same flow run.
 
-`N1N_CHAOS_ROUNDS=40 pytest tests/test_chaos.py -s` plays more rounds and prints what they came to.
+`CHAOS_ROUNDS=40 pytest tests/test_chaos.py -s` plays more rounds and prints what they came to.
 """
 
 import json
@@ -20,7 +20,7 @@ from prefect.states import Scheduled
 
 from tests.chaos import draw_all
 
-ROUNDS = int(os.environ.get("N1N_CHAOS_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "3"))
 IMAGES = 20
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api"), pytest.mark.timeout(60 + 60 * ROUNDS)]

@@ -27,6 +27,7 @@ from prefect.settings import (
 )
 from prefect.states import Scheduled
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from prefect.transactions import transaction
 
 from n1n_prefect import (
     HintedDelays,
@@ -195,6 +196,40 @@ class TestPaidOnceInARun:
         assert paid(gateway) == {"a fox": 1, "a wolf": 1, "a hare": 1, "an owl": 3}
         assert len({image.sha256 for image in images}) == 3
         assert len({image.sha256 for image in samples}) == 3
+
+    def test_150_calls_over_five_keys_on_threads(self, gateway, credentials):
+        gateway.latency_seconds = 0.1
+
+        @flow(task_runner=ThreadPoolTaskRunner(12))
+        def draw():
+            prompts = [f"a fox {number % 5}" for number in range(150)]
+            return generate_image.map(prompts, credentials=unmapped(credentials), **SMALL).result()
+
+        assert len({image.sha256 for image in draw()}) == 5
+        assert set(paid(gateway).values()) == {1}
+
+    def test_twice_inside_a_transaction(self, gateway, credentials):
+        @flow
+        def draw():
+            with transaction():
+                return [generate_image("a fox", credentials=credentials, **SMALL) for _ in range(2)]
+
+        first, second = draw()
+        assert first.sha256 == second.sha256
+        assert paid(gateway) == {"a fox": 1}
+
+    def test_a_name_is_shared_until_it_expires(self, gateway, credentials):
+        policy = {"cache_policy": PaidOnce("a name that expires"), "cache_expiration": timedelta(seconds=2)}
+
+        @flow
+        def draw():
+            return generate_image.with_options(**policy)("a fox", credentials=credentials, **SMALL)
+
+        assert draw().sha256 == draw().sha256
+        assert paid(gateway) == {"a fox": 1}
+        time.sleep(2.1)
+        assert not draw().reused
+        assert paid(gateway) == {"a fox": 2}
 
     def test_no_more_calls_are_under_way_than_allowed(self, gateway):
         two = N1nCredentials(api_key=gateway.api_key, base_url=gateway.base_url, max_in_flight=2)
