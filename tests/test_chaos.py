@@ -74,6 +74,11 @@ class Chaos:
         self.last = {prompt: (sha256, duplicates) for prompt, sha256, duplicates in json.loads(out.splitlines()[-1])}
         return {prompt: duplicates for prompt, (_, duplicates) in self.last.items() if duplicates}
 
+    def paid_again_though_answered(self):
+        """How many calls were made again although their answer had gone out whole before the kill."""
+        answered = [call.prompt_excerpt for call in self.gateway.ledger.billed if call.delivered]
+        return sum(times - 1 for times in Counter(answered).values())
+
     def billed(self):
         return Counter(call.prompt_excerpt for call in self.gateway.ledger.billed)
 
@@ -120,6 +125,7 @@ class TestKilledAtRandom:
                 billed=billed.total(),
                 reported_unknown=sum(unknown.values()),
                 paid_twice=sum(times > 1 for times in billed.values()),
+                paid_twice_though_answered=run.paid_again_though_answered(),
             )
         with capsys.disabled():
             print(f"\nkilled at random: {dict(told)}")

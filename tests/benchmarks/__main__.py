@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.benchmarks import importing, parsing, pipeline, sheet
+from tests.benchmarks import importing, parsing, pipeline, protection, sheet
 from tests.benchmarks.measuring import Line
 
 _OUTPUT = Path("benchmark-output")
@@ -52,6 +52,11 @@ def _pipeline(options: argparse.Namespace) -> Iterator[Line]:
         yield from pipeline.cpu_lines(where, options.images, options.rounds)
 
 
+def _protection(options: argparse.Namespace) -> Iterator[Line]:
+    with pipeline.place() as where:
+        yield from protection.lines(where, options.images, options.rounds)
+
+
 def _memory(options: argparse.Namespace) -> Iterator[Line]:
     with pipeline.place() as where:
         yield from pipeline.memory_lines(where)
@@ -63,6 +68,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "sheet": _sheet,
     "memory": _memory,
     "pipeline": _pipeline,
+    "journal": _protection,
 }
 
 
