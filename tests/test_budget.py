@@ -4,8 +4,11 @@ import subprocess
 import sys
 import threading
 import uuid
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from datetime import datetime, timedelta, timezone
+from multiprocessing import get_context
 
 import pytest
 import redis
@@ -170,11 +173,27 @@ class TestAllowance:
 
         assert [copy_context().run(spend, each).spent_usd for each in (first, second)] == [0.5, 0.5]
 
+    def test_chunks_in_processes_spend_what_the_run_may_and_not_more(self, scope):
+        allowances = [Allowance.take(scope, 0.5, ceiling=1) for _ in range(2)]
+        with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+            spent_usd = list(pool.map(spend_all, allowances, [0.02, 0.15]))
+        assert spent_usd == [0.5, pytest.approx(0.45)]
+        for allowance, usd in zip(allowances, spent_usd, strict=True):
+            allowance.give_back(usd)
+        assert Allowance.take(scope, 1, ceiling=1).usd == 0.05
+
     def test_thoughts_past_the_allowance_are_counted_in_the_run(self, scope):
         allowance = Allowance.take(scope, 0.5, ceiling=1)
         allowance.give_back(0.7)
         with pytest.raises(errors.BudgetExceededError, match=r"\$0\.7000 spent"):
             reserve(scope, 0.4, run_ceiling(1))
+
+
+def spend_all(allowance, usd):
+    with allowance.counted() as chunk, suppress(errors.BudgetExceededError):
+        while True:
+            reserve(allowance.scope, usd, run_ceiling(1))
+    return chunk.spent_usd
 
 
 class TestPerDay:
@@ -393,6 +412,20 @@ class TestARunOverItsCeiling:
         completed, spent_usd = draw()
         assert (sum(completed), spent_usd) == (2, pytest.approx(0.08))
         assert len(gateway.ledger.billed) == 2
+
+    async def test_and_those_of_an_asynchronous_flow(self, gateway, credentials):
+        given = {"credentials": credentials, "spending": run_ceiling(100)}
+
+        @flow
+        async def draw():
+            with Allowance("run", 0.09).counted() as chunk:
+                calls = [agenerate_image(prompt, **given) for prompt in ("one", "two", "three")]
+                ended = await asyncio.gather(*calls, return_exceptions=True)
+            return [type(end).__name__ for end in ended], chunk.spent_usd
+
+        ended, spent_usd = await draw()
+        assert sorted(ended) == ["BudgetExceededError", "GeneratedImage", "GeneratedImage"]
+        assert spent_usd == pytest.approx(0.08)
 
 
 @pytest.mark.prefect
