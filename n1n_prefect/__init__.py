@@ -45,7 +45,7 @@ from n1n_prefect.images import (
 )
 from n1n_prefect.outcomes import final_state, gather_outcomes
 from n1n_prefect.policies import HintedDelays, PaidOnce
-from n1n_prefect.pricing import Price
+from n1n_prefect.pricing import CostEstimate, Price, estimate_cost
 from n1n_prefect.settings import N1nSettings
 from n1n_prefect.tasks import (
     aedit_image,
@@ -64,6 +64,7 @@ __all__ = [
     "AsyncN1nClient",
     "AuthenticationError",
     "BudgetExceededError",
+    "CostEstimate",
     "GatewayError",
     "GeneratedImage",
     "HintedDelays",
@@ -106,6 +107,7 @@ __all__ = [
     "contact_sheet_markdown",
     "create_contact_sheet_artifact",
     "edit_image",
+    "estimate_cost",
     "final_state",
     "gather_outcomes",
     "generate_image",

@@ -42,6 +42,7 @@ from n1n_prefect.steps import (
     Recall,
     Reserve,
     Send,
+    Settle,
     Turn,
     Warn,
     Write,
@@ -219,7 +220,7 @@ class _Hands:
     arrival: Arrival
     turn: Any
 
-    def do(self, step: Any) -> Any:
+    def do(self, step: Any) -> Any:  # noqa: C901 - one case a step
         """One step's answer."""
         job = self.job
         match step:
@@ -239,8 +240,10 @@ class _Hands:
                 job.spool.forget(name)
             case Fetch(url):
                 return fetch_https(url)
-            case Reserve(usd, ceiling):
-                budget.reserve(job.run, usd, ceiling)
+            case Reserve(usd, spending):
+                return budget.reserve(job.run, usd, spending, account=job.credentials.account)
+            case Settle(reservation, usd):
+                budget.settle(reservation, usd)
             case Warn(message):
                 telemetry.get_logger().warning(message)
             case _:

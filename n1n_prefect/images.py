@@ -446,8 +446,19 @@ class Spending(metaclass=InvalidRequestMeta):
     max_wait_seconds: float = Field(default=600, ge=0)
     """The longest wait the gateway may ask for, in seconds; if it asks for more, the task fails at once."""
 
-    max_usd_per_run: float | None = Field(default=None, ge=0)
-    """A ceiling in US dollars for one flow run, counted in its process; the call that would pass it is not made."""
+    max_usd_per_run: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """A ceiling in US dollars for one flow run; the call that would pass it is not made.
+
+    It is counted in the run's process: a retry of the flow goes on counting, and a re-run in a new
+    process starts at nothing. Images that are reused cost nothing.
+    """
+
+    max_usd_per_day: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """A ceiling in US dollars for the credentials' account and one day in UTC, on all workers and hosts together.
+
+    It is counted in the Redis that `PREFECT_INTEGRATIONS_N1N_BUDGET_STORE` names. A call is counted before it is
+    made, so what a killed process had under way stays counted.
+    """
 
 
 def excerpt(text: str, length: int) -> str:

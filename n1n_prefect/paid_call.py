@@ -21,7 +21,21 @@ from n1n_prefect.journal import MAYBE_PAID, NO_IMAGE, Attempt, Outcome, count
 from n1n_prefect.pricing import Price, cost_usd, estimate_usd
 from n1n_prefect.sources import LoadedRequest
 from n1n_prefect.spool import SpooledReply
-from n1n_prefect.steps import Describe, Fetch, Forget, Models, Open, Pause, Recall, Reserve, Send, Turn, Warn, Write
+from n1n_prefect.steps import (
+    Describe,
+    Fetch,
+    Forget,
+    Models,
+    Open,
+    Pause,
+    Recall,
+    Reserve,
+    Send,
+    Settle,
+    Turn,
+    Warn,
+    Write,
+)
 from n1n_prefect.wire import gemini
 from n1n_prefect.wire.exchange import Reply
 
@@ -127,10 +141,8 @@ class PaidCall:
                 f"Calling again although the answer to {'an earlier call' if lost == 1 else f'{lost} earlier calls'} "
                 f"was lost: this image may be paid {'twice' if lost == 1 else f'{lost + 1} times'}."
             )
-        ceiling = self.spending.max_usd_per_run
-        usd = self._estimate() if ceiling is not None else 0.0
-        if ceiling is not None:
-            yield Reserve(usd, ceiling)
+        has_ceiling = (self.spending.max_usd_per_run, self.spending.max_usd_per_day) != (None, None)
+        reserved = (yield Reserve(self._estimate(), self.spending)) if has_ceiling else None
         sent = False
         try:
             yield Open(self._name(number))
@@ -144,22 +156,26 @@ class PaidCall:
                     raise self._judged(error, "unknown", before) from error.__cause__
                 yield journal.failed(self.key, number, "failed", error)
                 raise
-            return (yield from self._conclude((yield Recall(self._name(number))), number, before))
+            image = yield from self._conclude((yield Recall(self._name(number))), number, before)
         except BaseException as error:
             if isinstance(error, N1nError):
                 error.possible_duplicates = lost
-            free = error.charged == "no" if isinstance(error, N1nError) else not sent
-            if ceiling is not None and free:
-                yield Reserve(-usd, ceiling)
+            # A StagingError after *sent* stands in place of an outcome that may have cost something.
+            is_free = isinstance(error, N1nError) and error.charged == "no"
+            if has_ceiling and (not sent or (is_free and not isinstance(error, errors.StagingError))):
+                yield Settle(reserved, 0.0)
             raise
+        if has_ceiling and image.estimated_cost_usd is not None:
+            yield Settle(reserved, image.estimated_cost_usd)
+        return image
 
     def _estimate(self) -> float:
-        """What the call is counted as against a ceiling, in US dollars."""
+        """What the call is counted as before it is made, in US dollars."""
         usd = estimate_usd(self.loaded.request, factor=self.price_factor, own=self.prices)
         if usd is None:
             raise errors.InvalidRequestError(
-                f"max_usd_per_run is set and {self.loaded.request.model!r} has no known price; give it one in the "
-                "credentials' prices."
+                f"A ceiling in dollars is set and {self.loaded.request.model!r} has no known price; give it one in the "
+                "credentials' prices, or leave max_usd_per_run and max_usd_per_day out."
             )
         return usd
 

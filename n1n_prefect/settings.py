@@ -3,10 +3,10 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import NoDecode
 
 from n1n_prefect.errors import InvalidRequestError
@@ -16,6 +16,19 @@ from n1n_prefect.sources import SourceRules
 
 def _paths(value: object) -> object:
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+BLOCK_PREFIX = "redis-database/"
+
+
+def _store(value: SecretStr | None) -> SecretStr | None:
+    """Where spending is counted; nothing for an empty text. What is wrong with it is said without repeating it."""
+    text = value.get_secret_value().strip() if value else ""
+    if not text:
+        return None
+    if not text.startswith(("redis://", "rediss://", BLOCK_PREFIX)) or text == BLOCK_PREFIX:
+        raise ValueError(f"write redis://HOST:PORT/0, rediss://… or {BLOCK_PREFIX}NAME with the name of a block")
+    return SecretStr(text)
 
 
 class N1nSettings(PrefectBaseSettings):
@@ -35,7 +48,21 @@ class N1nSettings(PrefectBaseSettings):
     max_wait_seconds: float = Field(
         default=600, ge=0, description="The longest wait in seconds that the gateway may ask for."
     )
-    max_usd_per_run: float | None = Field(default=None, ge=0, description="A ceiling in US dollars for one flow run.")
+    max_usd_per_run: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="A ceiling in US dollars for one flow run."
+    )
+    max_usd_per_day: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="A ceiling in US dollars for one account and day in UTC, on all workers together; "
+        "it is counted in the budget store.",
+    )
+    budget_store: Annotated[SecretStr | None, AfterValidator(_store)] = Field(
+        default=None,
+        description="The Redis in which a day's spending is counted: a `redis://` or `rediss://` URL, or "
+        "`redis-database/` and the name of a prefect-redis block.",
+    )
     input_roots: Annotated[list[Path], NoDecode, BeforeValidator(_paths)] = Field(
         default=[],
         description="Folders below which local input images may be read, separated as in PATH; "
@@ -57,6 +84,7 @@ class N1nSettings(PrefectBaseSettings):
             no_image_retries=self.no_image_retries,
             max_wait_seconds=self.max_wait_seconds,
             max_usd_per_run=self.max_usd_per_run,
+            max_usd_per_day=self.max_usd_per_day,
         )
 
     @property
@@ -76,8 +104,13 @@ def _read(_environment: tuple[tuple[str, str], ...]) -> N1nSettings:
     try:
         return N1nSettings()
     except ValidationError as exc:
-        wrong = "; ".join(
-            f"PREFECT_INTEGRATIONS_N1N_{str(error['loc'][0]).upper()}={error['input']!r:.80}: {error['msg']}"
-            for error in exc.errors(include_url=False)
-        )
-        raise InvalidRequestError(f"A setting cannot be used: {wrong}.") from None
+        wrong = "; ".join(_said(error) for error in exc.errors(include_url=False))
+    # Raised out here, without pydantic's error behind it: that one holds the input, and so perhaps a password.
+    raise InvalidRequestError(f"A setting cannot be used: {wrong}.")
+
+
+def _said(error: Any) -> str:
+    name = str(error["loc"][0])
+    field = N1nSettings.model_fields.get(name)
+    value = "…" if field is None or "Secret" in str(field.annotation) else f"{error['input']!r:.80}"
+    return f"PREFECT_INTEGRATIONS_N1N_{name.upper()}={value}: {str(error['msg']).removeprefix('Value error, ')}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from n1n_prefect.images import Spending
 from n1n_prefect.wire.exchange import HttpRequest
 
 T = TypeVar("T")
@@ -89,10 +90,18 @@ class Forget:
 
 @dataclass(frozen=True)
 class Reserve:
-    """Count dollars against the run's ceiling before they are spent, or give them back."""
+    """Count dollars against the ceilings before they are spent; answered with the reservation."""
 
     usd: float
-    ceiling: float
+    spending: Spending
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Correct a reservation to what the call cost; nothing gives it back."""
+
+    reservation: Any
+    usd: float
 
 
 @dataclass(frozen=True)

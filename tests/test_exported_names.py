@@ -8,14 +8,14 @@ import pytest
 import n1n_prefect
 
 PROMISED = """
-    AsyncN1nClient AuthenticationError BudgetExceededError GatewayError GeneratedImage HintedDelays ImageOutcome
-    ImageRequest ImageSource ImageSpec ImageValidationError InvalidRequestError JournalUnreadableError
+    AsyncN1nClient AuthenticationError BudgetExceededError CostEstimate GatewayError GeneratedImage HintedDelays
+    ImageOutcome ImageRequest ImageSource ImageSpec ImageValidationError InvalidRequestError JournalUnreadableError
     MalformedReplyError ModelNotAvailableError N1nClient N1nCredentials N1nError N1nSettings NoImageError
     OutcomeUnknownError PaidOnce PermissionDeniedError Price QuotaError RateLimitError RefusedError S3Location
     SourceError Spending StagingError UploadError UploadedImage Usage Violation acreate_contact_sheet_artifact
     aedit_image agenerate_image aimage_to_s3 aupload_image avalidate_image contact_sheet_markdown
-    create_contact_sheet_artifact edit_image final_state gather_outcomes generate_image image_to_s3 upload_image
-    validate_image
+    create_contact_sheet_artifact edit_image estimate_cost final_state gather_outcomes generate_image image_to_s3
+    upload_image validate_image
 """
 
 

@@ -79,3 +79,23 @@ class TestRuns:
         assert N1nCredentials.load("default").api_key.get_secret_value() == "sk-from-the-environment"
         assert S3Location.load("default").bucket == "a-bucket"
         assert "sk-from-the-environment" not in capsys.readouterr().out
+
+    def test_the_script_of_the_concurrency_limit_makes_one_that_calls_can_use(
+        self, prefect_api, n1n_gateway, n1n_credentials, monkeypatch
+    ):
+        import runpy
+
+        from prefect import flow
+        from prefect.client.orchestration import get_client
+
+        from n1n_prefect import generate_image
+
+        monkeypatch.setenv("N1N_CONCURRENCY_LIMIT", "one key")
+        for slots in ("8", "2", "2"):
+            monkeypatch.setenv("N1N_CONCURRENCY_SLOTS", slots)
+            runpy.run_path(str(ROOT / "blocks/global_concurrency_limit.py"), run_name="__main__")
+        with get_client(sync_client=True) as client:
+            limit = client.read_global_concurrency_limit_by_name("one key")
+        assert (limit.limit, limit.active) == (2, True)
+        shared = n1n_credentials.model_copy(update={"concurrency_limit": "one key"})
+        assert flow(generate_image.fn)("a red fox", credentials=shared).sha256

@@ -26,6 +26,7 @@ from n1n_prefect.steps import (
     Recall,
     Reserve,
     Send,
+    Settle,
     Turn,
     Warn,
     Write,
@@ -454,34 +455,56 @@ class TestAddresses:
 
 
 class TestBudget:
-    def test_what_was_not_charged_is_given_back(self):
-        world, amounts = World(script=[errors.GatewayError("refused")]), []
+    """What is reserved, and what is said of its cost afterwards."""
+
+    def counted(self, world, raises=None, at=None):
+        seen = []
 
         def do(step):
-            if isinstance(step, Reserve):
-                amounts.append(step.usd)
-            return world.do(step)
+            if isinstance(step, Reserve | Settle):
+                seen.append(step)
+            if at and isinstance(step, at[0]) and at[1] in getattr(step, "key", ""):
+                raise raises
+            return "it" if isinstance(step, Reserve) else world.do(step)
 
-        with pytest.raises(errors.GatewayError):
-            run(call(Spending(max_usd_per_run=1)).steps(), do)
-        assert len(amounts) == 2
-        assert amounts[0] == -amounts[1] > 0.03
+        steps = call(Spending(max_usd_per_run=1)).steps()
+        if raises is None:
+            return seen, run(steps, do)
+        with pytest.raises(type(raises)):
+            run(steps, do)
+        return seen, None
+
+    def test_it_is_corrected_to_what_the_image_cost(self):
+        (reserved, settled), image = self.counted(World())
+        assert reserved.usd > 0.03
+        assert settled == Settle("it", image.estimated_cost_usd)
+
+    def test_what_was_not_charged_is_given_back(self):
+        error = errors.GatewayError("refused")
+        (reserved, settled), _ = self.counted(World(script=[error]), error)
+        assert reserved.usd > 0.03
+        assert settled == Settle("it", 0.0)
 
     def test_what_breaks_off_before_the_call_is_given_back(self):
-        world, amounts = World(), []
-
-        def do(step):
-            if isinstance(step, Reserve):
-                amounts.append(step.usd)
-            if isinstance(step, Open):
-                raise Killed
-            return world.do(step)
-
-        with pytest.raises(Killed):
-            run(call(Spending(max_usd_per_run=1)).steps(), do)
-        assert len(amounts) == 2
-        assert sum(amounts) == 0
+        world = World()
+        (_, settled), _ = self.counted(world, Killed(), (Open, ""))
+        assert settled == Settle("it", 0.0)
         assert world.paid == 0
+
+    def test_an_answer_that_may_cost_something_stays_counted(self):
+        seen, _ = self.counted(World(script=[error := errors.OutcomeUnknownError("lost")]), error)
+        assert len(seen) == 1
+
+    def test_so_does_one_that_could_not_be_written_down(self):
+        world = World(script=[reply("gemini/no-image.json")])
+        seen, _ = self.counted(world, errors.StagingError("outage"), (Write, "answered"))
+        assert (len(seen), world.paid) == (1, 1)
+
+    def test_an_image_that_was_paid_for_is_not_counted(self):
+        world = World()
+        made(world)
+        seen, image = self.counted(world)
+        assert (seen, image.reused) == ([], True)
 
     def test_a_model_without_a_price_cannot_be_held_to_a_ceiling(self):
         world = World()

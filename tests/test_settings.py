@@ -1,4 +1,5 @@
 import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,11 @@ class TestEnvironment:
             "NO_IMAGE_RETRIES": "0",
             "MAX_WAIT_SECONDS": "12.5",
             "MAX_USD_PER_RUN": "7.25",
+            "MAX_USD_PER_DAY": "50",
         }
         for name, value in values.items():
             monkeypatch.setenv(PREFIX + name, value)
-        assert settings().spending == Spending("fail", 3, 0, 12.5, 7.25)
+        assert settings().spending == Spending("fail", 3, 0, 12.5, 7.25, 50)
 
     def test_roots_are_separated_as_in_path(self, monkeypatch, tmp_path):
         monkeypatch.setenv(PREFIX + "INPUT_ROOTS", os.pathsep.join([str(tmp_path), "/data/in put"]) + os.pathsep)
@@ -61,6 +63,9 @@ class TestEnvironment:
             ("UNKNOWN_RETRIES", "-1"),
             ("MAX_USD_PER_RUN", "-0.01"),
             ("MAX_USD_PER_RUN", "ten"),
+            ("MAX_USD_PER_RUN", "inf"),
+            ("MAX_USD_PER_DAY", "-1"),
+            ("MAX_USD_PER_DAY", "inf"),
             ("MAX_WAIT_SECONDS", "-1"),
         ],
     )
@@ -68,6 +73,30 @@ class TestEnvironment:
         monkeypatch.setenv(PREFIX + name, value)
         with pytest.raises(InvalidRequestError, match=name):
             settings()
+
+
+class TestBudgetStore:
+    URL = "redis://someone:hush@10.0.0.1:6379/0"
+
+    @pytest.mark.parametrize("store", [URL, URL.replace("redis:", "rediss:"), "redis-database/budgets", f" {URL}\n"])
+    def test_a_url_or_the_name_of_a_block(self, monkeypatch, store):
+        monkeypatch.setenv(PREFIX + "BUDGET_STORE", store)
+        assert settings().budget_store.get_secret_value() == store.strip()
+        assert "hush" not in f"{settings()!r} {settings()} {settings().model_dump_json()}"
+
+    @pytest.mark.parametrize("nothing", ["", " "])
+    def test_nothing_is_no_store(self, monkeypatch, nothing):
+        monkeypatch.setenv(PREFIX + "BUDGET_STORE", nothing)
+        assert settings().budget_store is None
+
+    @pytest.mark.parametrize("store", ["hush", "http://:hush@host", "redis-database/", "redis:hush", "unix:///hush"])
+    def test_what_is_neither_is_refused_and_not_repeated(self, monkeypatch, store):
+        monkeypatch.setenv(PREFIX + "BUDGET_STORE", store)
+        with pytest.raises(InvalidRequestError, match=r"N1N_BUDGET_STORE=….*redis-database/NAME") as caught:
+            settings()
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "hush" not in shown
+        assert caught.value.__context__ is None
 
 
 class TestFiles:
