@@ -200,7 +200,11 @@ class PaidCall:
             if isinstance(error, errors.ModelNotAvailableError):
                 _name_models(error, (yield Models()))
             outcome = journal.outcome_of(error)
-            yield journal.failed(self.key, number, outcome, error)
+            try:
+                yield journal.failed(self.key, number, outcome, error)
+            except errors.StagingError as unwritten:
+                unwritten.charged = error.charged  # the reply stays in the spool, to be understood again
+                raise
             yield Forget(name)
             raise self._judged(error, outcome, before) from None
         record = _IMAGE.dump_python(image, mode="json")

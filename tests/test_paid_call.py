@@ -531,6 +531,15 @@ class TestStagingThatFailsAfterTheAnswer:
         assert made(world).sha256
         assert world.paid == 1
 
+    def test_an_outcome_without_an_image_that_cannot_be_written_is_said_to_cost_what_it_may(self):
+        world = World(script=[reply("gemini/no-image.json")])
+        with pytest.raises(errors.StagingError) as caught:
+            run(call().steps(), self.failing(world, "answered"))
+        assert caught.value.charged == "unknown"
+        with pytest.raises(errors.NoImageError):
+            made(world)
+        assert world.paid == 1
+
 
 class TestOlderReplies:
     def test_an_older_lost_answer_that_lies_in_the_spool_is_found(self):
