@@ -8,10 +8,10 @@ import argparse
 from collections.abc import Sequence
 
 from n1n_prefect.__about__ import __version__
-from n1n_prefect.cli import demo, gateway, models, prune
+from n1n_prefect.cli import demo, gateway, models, prune, resume
 from n1n_prefect.cli.failures import exit_code_of
 
-COMMANDS = (demo, gateway, models, prune)
+COMMANDS = (demo, gateway, models, resume, prune)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -67,6 +67,22 @@ def saved_block(text: str) -> tuple[str, str]:
     return slug, name
 
 
+def block_for_parameter(text: str) -> tuple[str, tuple[str, str]]:
+    """A flow's parameter and the saved block that it is to be."""
+    parameter, equals, block = text.partition("=")
+    if not parameter or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PARAMETER=TYPE/NAME, as in credentials=n1n-credentials/main")
+    return parameter, saved_block(block)
+
+
+def entrypoint(text: str) -> str:
+    """Where a flow's code is, as Prefect writes it."""
+    path, colon, name = text.rpartition(":")
+    if not path or not colon or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} names no flow; give path/to/file.py:flow_function")
+    return text
+
+
 def _whole_number(text: str, most: int, what: str) -> int:
     try:
         number = int(text)
