@@ -228,7 +228,7 @@ _storages: dict[str, Storage] = {}
 
 def current_storage() -> Storage:
     """The storage of this run, or the local folder outside of one."""
-    return _storage_of(get_result_store().result_storage)
+    return storage_of(get_result_store().result_storage)
 
 
 def local_storage() -> LocalStorage:
@@ -241,7 +241,7 @@ def spool_folder() -> Path:
     return local_storage().root / PREFIX / "spool"
 
 
-def _storage_of(block: Any) -> Storage:
+def storage_of(block: Any) -> Storage:
     """One storage object for each place and process, so that what was learnt of it is kept."""
     if block is None:
         return local_storage()
@@ -290,8 +290,9 @@ def read_original(image: GeneratedImage) -> bytes:
             raise StagingError(f"{image.uri} does not hold the bytes that were staged: its SHA-256 differs.")
         return data
     raise StagingError(
-        f"The original {image.uri} is gone. Results must be kept on storage that every worker shares: set "
-        "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK, or result_storage on the flow.",
+        f"The original {image.uri} is gone: pruned, or kept on another machine. Results must be kept on storage that "
+        "every worker shares: set PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK, or result_storage on the flow. "
+        "refresh_cache=True on the task draws and pays anew.",
         is_transient=False,
     )
 
@@ -331,4 +332,4 @@ def _loaded_storage(block_id: str) -> Storage:
     document_id = uuid.UUID(block_id)  # before a client, which may start a server
     with get_client(sync_client=True) as client:
         document = client.read_block_document(document_id)
-    return _storage_of(Block._from_block_document(document))
+    return storage_of(Block._from_block_document(document))

@@ -175,7 +175,7 @@ def _handler(store: ScriptedStore) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(answer.content)
             self.close_connection = answer.breaks_off or answer.hangs
 
-        do_PUT = do_GET = do_HEAD = answer  # noqa: N815 - the names http.server looks for
+        do_PUT = do_GET = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815 - the names http.server looks for
 
         def log_message(self, *args: Any) -> None:
             pass

@@ -355,33 +355,33 @@ class TestFindingTheStorage:
         assert local_storage().root.is_relative_to(Path(os.environ["PREFECT_HOME"]).resolve())
 
     def test_a_local_block_is_a_folder(self, tmp_path):
-        storage = staging._storage_of(LocalFileSystem(basepath=str(tmp_path / "x" / ".." / "y")))
+        storage = staging.storage_of(LocalFileSystem(basepath=str(tmp_path / "x" / ".." / "y")))
         assert isinstance(storage, LocalStorage)
         assert storage.root == tmp_path / "y"
 
     def test_a_home_directory_is_expanded(self, monkeypatch, tmp_path):
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert staging._storage_of(LocalFileSystem(basepath="~/results")).root == tmp_path / "results"
+        assert staging.storage_of(LocalFileSystem(basepath="~/results")).root == tmp_path / "results"
 
     def test_any_other_block_is_asked_for_paths(self):
-        assert isinstance(staging._storage_of(RemoteFileSystem(basepath="memory://results")), BlockStorage)
+        assert isinstance(staging.storage_of(RemoteFileSystem(basepath="memory://results")), BlockStorage)
 
     def test_the_same_place_is_one_storage(self, tmp_path):
         first, again = LocalFileSystem(basepath=str(tmp_path)), LocalFileSystem(basepath=f"{tmp_path}/")
-        assert staging._storage_of(first) is staging._storage_of(again)
+        assert staging.storage_of(first) is staging.storage_of(again)
         block = RemoteFileSystem(basepath="memory://results")
-        assert staging._storage_of(block) is staging._storage_of(RemoteFileSystem(basepath="memory://results"))
+        assert staging.storage_of(block) is staging.storage_of(RemoteFileSystem(basepath="memory://results"))
 
     def test_two_storages_are_two_even_where_they_have_no_address(self):
         one, two = Cupboard(), Cupboard()
-        assert staging._storage_of(one) is staging._storage_of(one)
-        assert staging._storage_of(two) is not staging._storage_of(one)
+        assert staging.storage_of(one) is staging.storage_of(one)
+        assert staging.storage_of(two) is not staging.storage_of(one)
 
     def test_a_block_with_new_credentials_is_another(self):
         old = RemoteFileSystem(basepath="memory://results", settings={"key": "old"})
         new = RemoteFileSystem(basepath="memory://results", settings={"key": "new"})
-        staging._storage_of(old)
-        assert staging._storage_of(new).block.settings == {"key": "new"}
+        staging.storage_of(old)
+        assert staging.storage_of(new).block.settings == {"key": "new"}
 
 
 # ── reading originals ────────────────────────────────────────────────────────
@@ -413,11 +413,11 @@ class TestReadOriginal:
         assert await image.aread_bytes() == await aread_original(image) == DATA
 
     def test_from_an_unsaved_storage_of_this_process(self, folder):
-        image = staged(staging._storage_of(Cupboard()))
+        image = staged(staging.storage_of(Cupboard()))
         assert image.read_bytes() == DATA
 
     def test_from_an_unsaved_folder_of_this_process(self, folder, tmp_path):
-        image = staged(staging._storage_of(LocalFileSystem(basepath=str(tmp_path / "Füchse & Co"))))
+        image = staged(staging.storage_of(LocalFileSystem(basepath=str(tmp_path / "Füchse & Co"))))
         assert not folder.exists()
         assert image.read_bytes() == DATA
 

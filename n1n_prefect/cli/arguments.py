@@ -7,6 +7,7 @@ from n1n_prefect.client import checked_api_key
 
 _MAX_SECONDS = 86_400
 _MAX_CHARACTERS = 100_000_000
+_UNITS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def port(text: str) -> int:
@@ -43,6 +44,43 @@ def folder(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; give a folder, or '.' for this one")
     return Path(text)
+
+
+def age(text: str) -> int:
+    """How old something is at least, in seconds: an hour to a century, such as `14d`."""
+    number, unit = text[:-1], _UNITS.get(text[-1:])
+    if unit is None or not (number.isascii() and number.isdigit()) or len(number) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age; give a number of m, h, d or w, such as 14d")
+    if not 3_600 <= int(number) * unit <= 36_525 * 86_400:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} would take from runs that still go on what they have paid for, or is no age at all; give 1h to "
+            "5217w, and more than the oldest run that may still be resumed"
+        )
+    return int(number) * unit
+
+
+def saved_block(text: str) -> tuple[str, str]:
+    """A saved Prefect block by its type and name."""
+    slug, _, name = text.partition("/")
+    if not slug or not name or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text!r} names no block; give TYPE/NAME, such as s3-bucket/results")
+    return slug, name
+
+
+def block_for_parameter(text: str) -> tuple[str, tuple[str, str]]:
+    """A flow's parameter and the saved block that it is to be."""
+    parameter, equals, block = text.partition("=")
+    if not parameter or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PARAMETER=TYPE/NAME, as in credentials=n1n-credentials/main")
+    return parameter, saved_block(block)
+
+
+def entrypoint(text: str) -> str:
+    """Where a flow's code is, as Prefect writes it."""
+    path, colon, name = text.rpartition(":")
+    if not path or not colon or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} names no flow; give path/to/file.py:flow_function")
+    return text
 
 
 def _whole_number(text: str, most: int, what: str) -> int:
