@@ -16,14 +16,14 @@ def blocks(language):
 class TestReadme:
     @pytest.mark.prefect
     def test_its_python_runs_from_top_to_bottom(
-        self, prefect_api, n1n_gateway, n1n_credentials, s3_location, tmp_path, monkeypatch
+        self, prefect_api, n1n_gateway, n1n_credentials, s3_location, tmp_path, monkeypatch, capsys
     ):
         from PIL import Image
         from prefect import flow, unmapped
 
         monkeypatch.chdir(tmp_path)
         Image.effect_noise((64, 64), 80).save("logo.png")
-        first, many, edit, _ = blocks("python")
+        first, many, edit, weekly, estimate, _ = blocks("python")
         first = first.replace(
             'N1nCredentials(api_key="sk-…")',
             f"N1nCredentials(api_key={n1n_gateway.api_key!r}, base_url={n1n_gateway.base_url!r})",
@@ -41,6 +41,10 @@ class TestReadme:
             exec(compile(edit, "README", "exec"), names)
 
         rest()
+        for block in (weekly, estimate):
+            exec(compile(block, "README", "exec"), names)
+        assert names["weekly"].cache_policy.scope == "week-46"
+        assert "$0.27, and at most $0.81" in capsys.readouterr().out
         assert [outcome.status for outcome in names["outcomes"]] == ["uploaded", "uploaded"]
         assert names["again"].request_key != names["snowy"].request_key
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         "images": tuple(f"input-{number}.png" for number in range(args.images)),  # counted, never read
     }
     requests = [*_given(args.prompts, options), *(_in_file(args.file, options) if args.file is not None else ())]
-    credentials = models._loaded(args.credentials) if args.credentials is not None else None
+    credentials = models.loaded_credentials(args.credentials) if args.credentials is not None else None
     spending = settings().spending
     _show(estimate_cost(requests, credentials=credentials, spending=spending), spending, credentials)
     return 0

@@ -37,13 +37,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _client(block: str | None) -> N1nClient:
     if block is not None:
-        return _loaded(block).get_client()
+        return loaded_credentials(block).get_client()
     if not os.environ.get("N1N_API_KEY"):
         raise InvalidRequestError("There is no key. Set N1N_API_KEY or pass --credentials BLOCK.")
     return N1nClient(os.environ["N1N_API_KEY"], os.environ.get("N1N_BASE_URL") or DEFAULT_BASE_URL)
 
 
-def _loaded(block: str) -> "N1nCredentials":
+def loaded_credentials(block: str) -> "N1nCredentials":
+    """The saved n1n Credentials block of that name.
+
+    Raises:
+        InvalidRequestError: There is none, or it cannot be loaded.
+    """
     from n1n_prefect.blocks import N1nCredentials
 
     try:
