@@ -37,8 +37,8 @@ async def edit_to_s3(
         aspect_ratio: Width to height of the results.
     """
     ratio = None if aspect_ratio == "as input" else aspect_ratio
-    outcomes = await asyncio.gather(
-        *(
+    edits = [
+        asyncio.ensure_future(
             n1n.aimage_to_s3(
                 n1n.ImageRequest(instruction, images=(image,), model=model, aspect_ratio=ratio),
                 credentials=credentials,
@@ -46,11 +46,11 @@ async def edit_to_s3(
                 destination=destination,
                 metadata={"edited-from": PurePosixPath(image).name},
             )
-            for image in images
         )
-    )
-    await n1n.acreate_contact_sheet_artifact(outcomes, key="edited-images", title="Edited images")
-    return n1n.final_state(outcomes)
+        for image in images
+    ]
+    await n1n.acreate_contact_sheet_artifact(edits, key="edited-images", title="Edited images")
+    return n1n.final_state(await asyncio.gather(*edits))
 
 
 if __name__ == "__main__":

@@ -43,9 +43,8 @@ def generate_to_s3(
         image_size=None if image_size == "default" else image_size,
     )
     uploads = n1n.upload_image.map(n1n.validate_image.map(images), destination=unmapped(destination))
-    outcomes = n1n.gather_outcomes(uploads)
-    n1n.create_contact_sheet_artifact(outcomes, key="generated-images", title="Generated images")
-    return n1n.final_state(outcomes)
+    n1n.create_contact_sheet_artifact(uploads, key="generated-images", title="Generated images")
+    return n1n.final_state(n1n.gather_outcomes(uploads))
 
 
 if __name__ == "__main__":

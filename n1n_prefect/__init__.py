@@ -5,13 +5,10 @@ watches: paid once, never lost, and with the reason where an image did not come.
 """
 
 from n1n_prefect.__about__ import __version__
-from n1n_prefect.artifacts import (
-    acreate_contact_sheet_artifact,
-    contact_sheet_markdown,
-    create_contact_sheet_artifact,
-)
+from n1n_prefect.artifacts import acreate_contact_sheet_artifact, create_contact_sheet_artifact
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.client import AsyncN1nClient, N1nClient
+from n1n_prefect.contact_sheet import contact_sheet_markdown
 from n1n_prefect.errors import (
     AuthenticationError,
     BudgetExceededError,

@@ -1,5 +1,6 @@
 """How each item ended: errors, results and futures of any chain, as rows of one report."""
 
+import asyncio
 import re
 import time
 from collections import OrderedDict
@@ -45,9 +46,26 @@ def gather_outcomes(futures: Iterable[Any]) -> list[ImageOutcome]:
 
     Args:
         futures: Prefect futures of tasks that end in an image, an upload or an outcome; results
-            and exceptions are taken as well, as `asyncio.gather(..., return_exceptions=True)` gives them.
+            and exceptions are taken as well, as `asyncio.gather(..., return_exceptions=True)` gives
+            them, and asyncio tasks that have ended.
     """
     return [_outcome_of_future(item, str(number)) for number, item in enumerate(futures, 1)]
+
+
+def is_under_way(item: object) -> bool:
+    """Whether an item is a future, of Prefect's or asyncio's, that has not ended."""
+    if isinstance(item, asyncio.Future):
+        return not item.done()
+    wrapped = getattr(item, "wrapped_future", None) if isinstance(item, PrefectFuture) else None
+    return wrapped is not None and not wrapped.done()
+
+
+def outcomes_so_far(items: Iterable[object]) -> list[ImageOutcome]:
+    """`gather_outcomes` that waits for nothing: what is under way is pending."""
+    return gather_outcomes(UNDER_WAY if is_under_way(item) else item for item in items)
+
+
+UNDER_WAY = ImageOutcome("?", "pending", "Under way.")
 
 
 def final_state(outcomes: Iterable[ImageOutcome]) -> Any:
@@ -176,8 +194,15 @@ def remember_failure(error: N1nError) -> None:
 
 
 def _outcome_of_future(item: Any, id: str) -> ImageOutcome:  # noqa: A002
-    outcome = _outcome_when_ended(item) if isinstance(item, PrefectFuture) else outcome_of(item)
+    outcome = _outcome_when_ended(item) if isinstance(item, PrefectFuture) else outcome_of(_settled(item))
     return outcome if outcome.id != "?" else replace(outcome, id=id)
+
+
+def _settled(item: object) -> object:
+    """What an ended asyncio task gave, or its error; any other item as it is."""
+    if not isinstance(item, asyncio.Future) or not item.done():
+        return item
+    return asyncio.CancelledError("It was cancelled.") if item.cancelled() else item.exception() or item.result()
 
 
 def _outcome_when_ended(future: PrefectFuture[Any]) -> ImageOutcome:

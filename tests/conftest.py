@@ -22,7 +22,7 @@ os.environ |= {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
-pytest_plugins = ["n1n_prefect.testing.plugin", "tests.s3_servers", "tests.redis_server"]
+pytest_plugins = ["n1n_prefect.testing.plugin", "tests.s3_servers", "tests.redis_server", "tests.staged_images"]
 
 
 def pytest_unconfigure() -> None:

@@ -1,0 +1,248 @@
+"""What a run made, in Markdown: a contact sheet with small pictures, failures first.
+
+Prompts, names and the words of models and servers are taken for hostile: they are shown as
+text, and nothing but our own pictures renders. Seen in both of Prefect's UIs, which decide
+the form: numeric entities show as such in the old one, so that backslashes escape; the new
+one makes links of addresses even then, so that an invisible joiner breaks those up. Both
+show an entity for `<`, `>` and `&` as it is meant.
+"""
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from n1n_prefect.errors import without_secrets
+from n1n_prefect.images import GeneratedImage, ImageOutcome, excerpt
+from n1n_prefect.outcomes import gather_outcomes
+from n1n_prefect.telemetry import get_logger
+from n1n_prefect.thumbnails import MAX_BYTES, data_uri, thumbnail
+from n1n_prefect.totals import Totals, image_of, is_reused
+
+_EDGE = 240  # pixels; as wide as leaves room for the text in a window of 1400
+_FAILURES = 100  # rows; a person reads no more, and the reasons are counted
+_REASONS = 8  # different reasons that are counted by name
+_AROUND = 5_000  # bytes kept free for the heading and the lines below the table
+_LEAST = 1_000  # bytes; a picture that would get fewer is left out
+_NAME = 30  # characters; a longer word would push the table over the page's edge
+# The new UI shrinks a picture to its column's heading; spaces that do not break hold it open.
+_HEADING = f"| Image{chr(0xA0) * 30} | What happened |\n|:---|:---|\n"
+
+
+def contact_sheet_markdown(
+    outcomes: Iterable[object] | None,
+    *,
+    title: str | None = None,
+    show_prompts: bool = True,
+    max_thumbnails: int = 24,
+    max_total_bytes: int = 1_000_000,
+) -> str:
+    """A contact sheet in Markdown: a line of totals, then a table with pictures, failures first.
+
+    All failures are listed up to 100, the others up to `max_thumbnails`; what is not listed is counted.
+
+    Args:
+        outcomes: Whatever `gather_outcomes` takes: outcomes, images before or after their upload, errors, futures;
+            and None for an item without a result.
+        title: A heading.
+        show_prompts: Whether the first 80 characters of each prompt are shown.
+        max_thumbnails: Most pictures; each is at most 240 pixels wide and high, and 40 kB long.
+        max_total_bytes: Length of the whole document in bytes, at most; pictures give way, then rows.
+    """
+    everything = _rows(outcomes)
+    head = (f"## {_plain(title, 200)}\n\n" if title else "") + _overview(Totals.of(everything))
+    room = max_total_bytes - len(head.encode()) - _AROUND
+    listed, rest = _split(everything, max_thumbnails)
+    texts = list(_fitting((_texts(outcome, show_prompts) for outcome in listed), room))
+    pictures = _pictures(listed[: len(texts)], max_thumbnails, room - sum(map(_length, texts)))
+    rows = [f"| {_lines(name, picture)} | {told} |\n" for (name, told), picture in zip(texts, pictures, strict=True)]
+    return head + (_HEADING + "".join(rows) if rows else "") + _foot(listed[len(texts) :] + rest)
+
+
+# ── which rows ───────────────────────────────────────────────────────────────
+
+
+def _rows(outcomes: Iterable[object] | None) -> list[ImageOutcome]:
+    """Whatever was handed over, as outcomes: failures, then what is not finished, then the rest."""
+    return sorted(gather_outcomes(without_gaps(outcomes)), key=_rank)
+
+
+def without_gaps(outcomes: Iterable[object] | None) -> list[object]:
+    """The items, with an outcome in the place of each that has no result."""
+    return [_NO_RESULT if item is None else item for item in outcomes or ()]
+
+
+_NO_RESULT = ImageOutcome(id="", status="pending", reason="There is no result.")
+
+
+def _rank(outcome: ImageOutcome) -> int:
+    return 0 if _is_failure(outcome) else 1 if outcome.status == "pending" else 2
+
+
+def _is_failure(outcome: ImageOutcome) -> bool:
+    return not outcome.ok and outcome.status != "pending"
+
+
+def _split(everything: list[ImageOutcome], max_thumbnails: int) -> tuple[list[ImageOutcome], list[ImageOutcome]]:
+    """What is listed, and the rest: failures up to a bound, and as many others as pictures are left for."""
+    failures = list(filter(_is_failure, everything))
+    others = everything[len(failures) :]
+    taken = sum(image_of(outcome) is not None for outcome in failures[:_FAILURES])
+    left = max(0, max_thumbnails - taken)
+    return failures[:_FAILURES] + others[:left], failures[_FAILURES:] + others[left:]
+
+
+def _fitting(rows: Iterable[tuple[str, str]], room: int) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        room -= _length(row)
+        if room < 0:
+            return
+        yield row
+
+
+def _length(row: tuple[str, str]) -> int:
+    return sum(len(cell.encode()) for cell in row) + len("| <br> |  |\n")
+
+
+# ── pictures ─────────────────────────────────────────────────────────────────
+
+
+def _pictures(outcomes: list[ImageOutcome], most: int, room: int) -> Iterator[str]:
+    """One for each outcome, empty where there is none; what is left of the room is shared evenly."""
+    left = min(most, sum(image_of(outcome) is not None for outcome in outcomes))
+    for outcome in outcomes:
+        image = image_of(outcome)
+        share = room // left if left > 0 else 0
+        if image is None or share < _LEAST:
+            yield ""
+            continue
+        picture = _picture(image, min(MAX_BYTES, (share - 100) * 3 // 4))
+        room -= len(picture.encode())
+        left -= 1
+        yield picture
+
+
+def _picture(image: GeneratedImage, max_bytes: int) -> str:
+    try:
+        webp = _thumbnail(image, max_bytes)
+    except Exception as exc:  # noqa: BLE001  a report says so, and goes on
+        get_logger().warning("No picture of %s in the contact sheet: %s", image.uri, exc)
+        return "no picture: original not readable"
+    return f"![]({data_uri(webp)})" if webp else "no picture: does not decode"
+
+
+@lru_cache(maxsize=24)
+def _thumbnail(image: GeneratedImage, max_bytes: int) -> bytes | None:
+    """Kept, since a sheet of a long run is made again and again."""
+    return thumbnail(image.read_bytes(), edge=_EDGE, max_bytes=max_bytes)
+
+
+# ── words ────────────────────────────────────────────────────────────────────
+
+
+def _overview(totals: Totals) -> str:
+    count, _, rest = str(totals).partition(": ")
+    return f"**{count}**: {rest}\n\n" if rest else f"{count}\n"
+
+
+def _by_status(outcomes: Iterable[ImageOutcome]) -> str:
+    return ", ".join(f"{count:,} {status}" for status, count in Counter(map(_status, outcomes)).most_common())
+
+
+def _status(outcome: ImageOutcome) -> str:
+    return outcome.status.replace("_", " ")
+
+
+def _foot(rest: list[ImageOutcome]) -> str:
+    """How many are not listed, and why the failures among them failed."""
+    if not rest:
+        return ""
+    reasons = Counter(_plain(outcome.reason, 80) or _status(outcome) for outcome in filter(_is_failure, rest))
+    lines = [f"\n… and {len(rest):,} more: {_by_status(rest)}.\n\n"]
+    lines += [f"- {count:,} of them: {reason}\n" for reason, count in reasons.most_common(_REASONS)]
+    if len(reasons) > _REASONS:
+        lines.append(f"- and {_counted(len(reasons) - _REASONS, 'other reason')}\n")
+    return "".join(lines)
+
+
+def _texts(outcome: ImageOutcome, show_prompts: bool) -> tuple[str, str]:
+    """The two cells of a row, without the picture."""
+    image = image_of(outcome)
+    told = _lines(
+        _plain(outcome.id, 200) if len(outcome.id) > _NAME else "",
+        _verdict(outcome),
+        _plain(image.prompt_excerpt if image else outcome.prompt_excerpt, 80) if show_prompts else "",
+        _asked(outcome),
+        _delivered(outcome),
+        _address(outcome.uploaded.uri) if outcome.uploaded else "",
+    )
+    return f"**{_plain(outcome.id, _NAME) or 'no name'}**", told
+
+
+def _verdict(outcome: ImageOutcome) -> str:
+    notes = ["reused, nothing paid"] if is_reused(outcome) else []
+    if not image_of(outcome) and not outcome.uploaded:
+        notes += {"yes": ["charged"], "unknown": ["possibly charged"], "no": []}[outcome.charged]
+    if outcome.possible_duplicates:
+        notes.append("possibly paid twice")
+    if outcome.attempts > 1:
+        notes.append(f"{outcome.attempts} calls")
+    verdict = f"**{_status(outcome)}**" + (f" ({', '.join(notes)})" if notes else "")
+    # The older UI does not wrap the lines of a table; a key is masked before a line can end in it.
+    reason = textwrap.wrap(excerpt(without_secrets(outcome.reason), 300), 80, break_on_hyphens=False)
+    return _lines(verdict, *(_plain(line, 80) for line in reason))
+
+
+def _asked(outcome: ImageOutcome) -> str:
+    image = image_of(outcome)
+    if image is None:
+        return _plain(outcome.uploaded.model if outcome.uploaded else outcome.model, 80)
+    answered = image.model_version.removeprefix("models/")
+    other = f" (answered by {_plain(answered, 80)})" if answered not in ("", image.model) else ""
+    shape = ", ".join(part for part in (image.aspect_ratio, image.image_size) if part)
+    return _plain(image.model, 80) + other + (f", asked {_plain(shape, 20)}" if shape else "")
+
+
+def _delivered(outcome: ImageOutcome) -> str:
+    image = outcome.uploaded or outcome.image
+    cost = "" if outcome.estimated_cost_usd is None else f"${outcome.estimated_cost_usd:,.3f}"
+    if image is None:
+        return cost
+    kind = _plain(image.media_type, 40)
+    return ", ".join(filter(None, (f"{image.width}x{image.height} pixels", kind, _size(image.size_bytes), cost)))
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _lines(*parts: str) -> str:
+    return "<br>".join(filter(None, parts))
+
+
+# ── hostile text ─────────────────────────────────────────────────────────────
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#|~!$^])")
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_LINK_LIKE = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)", re.IGNORECASE)
+_LONG_WORD = re.compile(r"(\S{40})(?=\S)")
+_JOINER, _MAY_BREAK = "\u2060", "\u200b"
+_KEPT = "\u200c\u200d"  # they join letters and emoji, and show nothing of their own
+
+
+def _plain(text: str, length: int) -> str:
+    """Text on one line, at most `length` characters as seen, that no renderer takes for markup or a link."""
+    visible = "".join(char if char.isprintable() or char in _KEPT else " " for char in text[: length * 8])
+    line = _LINK_LIKE.sub(_JOINER, excerpt(without_secrets(visible), length))
+    line = _LONG_WORD.sub(rf"\1{_MAY_BREAK}", line)
+    return _MARKUP.sub(r"\\\1", line.translate(_ENTITIES))
+
+
+def _address(uri: str) -> str:
+    """An address as code, to be copied; as text where it holds what could end the code."""
+    return f"`{uri}`" if re.fullmatch(r"[\w.~/:+=@,%'-]+", uri) else _plain(uri, 1100)
