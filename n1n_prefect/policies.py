@@ -11,6 +11,7 @@ from prefect.cache_policies import CachePolicy, CompoundCachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.locking.filesystem import FileSystemLockManager
+from prefect.locking.protocol import LockManager as PrefectLockManager
 from prefect.tasks import Task
 from prefect.transactions import IsolationLevel
 
@@ -91,7 +92,13 @@ class PaidOnce(CachePolicy):
         # A dataclass would take its base's fields first, and a lone name for `key_storage`.
         if not isinstance(scope, str) or not scope.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidRequestError(f"scope={scope!r} is no name; give 'run', or a text such as 'week-46'.")
-        if isinstance(options.get("lock_manager"), FileSystemLockManager):
+        manager = options.get("lock_manager")
+        if manager is not None and not isinstance(manager, PrefectLockManager):
+            raise InvalidRequestError(
+                f"lock_manager is of type {type(manager).__name__!r}, and no lock manager of Prefect's; give "
+                "prefect_redis.RedisLockManager(…)."
+            )
+        if isinstance(manager, FileSystemLockManager):
             raise InvalidRequestError(
                 "Prefect's FileSystemLockManager fails when two take a lock at once; use RedisLockManager instead."
             )

@@ -73,7 +73,7 @@ class TestBeforePaying:
     def test_a_flat_price_needs_no_other(self):
         assert Price(per_image=0.02).per_image == 0.02
 
-    def test_a_lock_that_would_be_ignored_is_refused(self):
+    def test_a_lock_manager_that_is_none_is_refused(self):
         with pytest.raises(InvalidRequestError, match="lock_manager"):
             PaidOnce(lock_manager=object())
 

@@ -69,6 +69,8 @@ class TestGenerate:
         with genai.Client(api_key=gateway.api_key, http_options=options) as client:
             assert last_image(client.models.generate_content(model=FIRST, contents="a lighthouse").parts)
 
+    # The SDK uses aiohttp where it is installed, as beside prefect-aws, and inherits from one of its classes.
+    @pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
     async def test_asynchronously(self, client) -> None:
         response = await client.aio.models.generate_content(model=FIRST, contents="a lighthouse")
         assert last_image(response.parts).size == (1024, 1024)
