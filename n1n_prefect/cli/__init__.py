@@ -8,10 +8,10 @@ import argparse
 from collections.abc import Sequence
 
 from n1n_prefect.__about__ import __version__
-from n1n_prefect.cli import demo, gateway, models
+from n1n_prefect.cli import demo, faults, gateway, models
 from n1n_prefect.cli.failures import exit_code_of
 
-COMMANDS = (demo, gateway, models)
+COMMANDS = (demo, gateway, faults, models)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
