@@ -177,10 +177,11 @@ class Connection(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer) -> bool:
         """Sends the answer; whether all that was meant to leave did."""
-        if answer.wait_seconds:
-            self._gateway.pause(answer.wait_seconds)
-        gone = self._caller_is_gone()
+        gone = False
         try:
+            if answer.wait_seconds:
+                self._gateway.pause(answer.wait_seconds)
+            gone = self._caller_is_gone()
             if not answer.silent:
                 self._send_head(answer)
                 if self.command != "HEAD":

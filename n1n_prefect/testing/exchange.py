@@ -1,5 +1,6 @@
 """One paid call, from its request to the answer and its line in the ledger."""
 
+import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Exchange:
     picture: Picture
     faults: Sequence["Injected"] = ()
     reply: Json = field(default_factory=dict[str, Any])
+    image_base64: str = ""
     answer: Answer = field(default_factory=Answer)
 
     @property
@@ -100,6 +102,10 @@ class Exchange:
         """What the gateway makes of the call."""
         outcomes: list[CallOutcome] = [fault.kind.outcome for fault in self.faults if fault.kind.outcome != "image"]
         return outcomes[0] if outcomes else "image"
+
+    @property
+    def _has_hash(self) -> bool:
+        return self.gateway.hash_images and self.outcome == "image"
 
     def draw(self, picture: Picture) -> str:
         """The base64 of a picture's file."""
@@ -133,6 +139,7 @@ class Exchange:
             self.reply = reply_for(self.asked, self.picture, self.draw, self.gateway.signature_chars)
         except UnreadableInputError as exc:
             raise unreadable(exc.index) from None
+        self.image_base64 = self.image_parts()[-1]["inlineData"]["data"]
         self._apply("reply")
 
     def _apply(self, stage: str) -> bool:
@@ -153,8 +160,18 @@ class Exchange:
             "prompt_excerpt": excerpt(asked.prompt, 80),
             "prompt_sha256": hashlib.sha256(asked.prompt.encode(errors="replace")).hexdigest(),
             "request_sha256": asked.request_sha256,
+            "image_sha256": _sha256_of(self.image_base64) if self._has_hash else "",
             "dropped": asked.dropped,
         }
+
+
+def _sha256_of(image_base64: str) -> str:
+    """SHA-256 of what the base64 stands for, or nothing where it stands for nothing."""
+    try:
+        data = base64.b64decode(image_base64, validate=True)
+    except ValueError:
+        return ""
+    return hashlib.sha256(data).hexdigest() if data else ""
 
 
 def converse(gateway: "LocalGateway", heard: Heard, model: str, stream: Stream) -> Answer:

@@ -20,6 +20,7 @@ def _error(
     *,
     headers: dict[str, str] | None = None,
     billed: bool = False,
+    in_doubt: bool = False,
     **details: Any,
 ) -> Fault:
     def effect(exchange: "Exchange", given: dict[str, Any]) -> None:
@@ -33,7 +34,7 @@ def _error(
         exchange.answer.content = _filled(content, values)
         exchange.answer.headers = _filled(headers or {}, values)
 
-    return Fault(name, description, billed, "error", "instead", effect, {"status": status, **details})
+    return Fault(name, description, billed, "error", "instead", effect, {"status": status, **details}, in_doubt)
 
 
 def _filled(content: Any, values: dict[str, Any]) -> Any:
@@ -128,15 +129,16 @@ KINDS = (
     _error("overloaded", "503 UNAVAILABLE: the model is overloaded", 503,
            google(503, "The model is overloaded. Please try again later.")),
     _error("gateway_timeout", "504 as a proxy's HTML page; the image was made", 504,
-           page("504 Gateway Time-out"), billed=True),
+           page("504 Gateway Time-out"), billed=True, in_doubt=True),
     _error("deadline_exceeded", "504 DEADLINE_EXCEEDED, as Google itself says it", 504,
-           google(504, "The request timed out. Please try again.")),
+           google(504, "The request timed out. Please try again."), in_doubt=True),
     _error("cloudflare_timeout", "524 as Cloudflare's HTML page; the image was made", 524,
-           page("524: A timeout occurred", "cloudflare"), headers={"CF-RAY": "8f0c2d5e4b7a1c3d-FRA"}, billed=True),
+           page("524: A timeout occurred", "cloudflare"), headers={"CF-RAY": "8f0c2d5e4b7a1c3d-FRA"}, billed=True,
+           in_doubt=True),
     _error("upstream_envelope", "an upstream 400 through the relay: numeric code, empty type", 400,
            relayed("Model does not support the requested response modalities: text,image", 400)),
     _error("upstream_envelope_html", "524 in the relay's envelope, with an empty message; the image was made", 524,
-           relayed("", "bad_response_status_code", "upstream_error", "524"), billed=True),
+           relayed("", "bad_response_status_code", "upstream_error", "524"), billed=True, in_doubt=True),
     _error("upstream_envelope_null", "an upstream 500 through the relay, with a null code", 500,
            relayed("upstream error", None, "upstream_error")),
     _error("upstream_envelope_remapped", "an upstream 403 that a channel's status mapping made a 500", 500,
@@ -145,6 +147,7 @@ KINDS = (
            {"description": "parameter error", "type": "upstream_error", "code": 4}),
     _error("error_in_200", "200 with an error inside", 200,
            relayed("upstream load is saturated", 503, "upstream_error")),
-    _error("html_in_200", "200 with an HTML page; the image was made", 200, page("Just a moment..."), billed=True),
-    _error("empty_body_200", "200 with an empty body; the image was made", 200, "", billed=True),
+    _error("html_in_200", "200 with an HTML page; the image was made", 200, page("Just a moment..."), billed=True,
+           in_doubt=True),
+    _error("empty_body_200", "200 with an empty body; the image was made", 200, "", billed=True, in_doubt=True),
 )  # fmt: skip

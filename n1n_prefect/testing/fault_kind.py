@@ -39,3 +39,14 @@ class Fault:
 
     details: dict[str, Any] = Field(default_factory=dict)
     """What can be set about it, with defaults; times are in seconds."""
+
+    in_doubt: bool = False
+    """Whether the caller gets neither an image nor word that none was made, and so cannot know if it was charged."""
+
+    by_address: bool = False
+    """Whether the image is given as an address on 127.0.0.1, which a careful client does not fetch."""
+
+    @property
+    def asks_to_wait(self) -> bool:
+        """Whether the answer names the `seconds` after which the call may be made again."""
+        return self.stage == "instead" and "seconds" in self.details

@@ -42,7 +42,8 @@ def _each_data(change: Callable[[str], str]) -> Effect:
     def effect(exchange: "Exchange", given: Details) -> None:
         del given
         for part in exchange.image_parts():
-            part["inlineData"] = {**part["inlineData"], "data": change(part["inlineData"]["data"])}
+            exchange.image_base64 = change(part["inlineData"]["data"])
+            part["inlineData"] = {**part["inlineData"], "data": exchange.image_base64}
 
     return effect
 
@@ -149,8 +150,10 @@ def _as_openai(write: Callable[["Exchange", Json], Json]) -> Effect:
     return effect
 
 
-def _altered(name: str, description: str, effect: Effect, **details: Any) -> Fault:
-    return Fault(name, description, True, "image", "reply", effect, details)
+def _altered(
+    name: str, description: str, effect: Effect, *, in_doubt: bool = False, by_address: bool = False, **details: Any
+) -> Fault:
+    return Fault(name, description, True, "image", "reply", effect, details, in_doubt, by_address)
 
 
 _NOT_AN_IMAGE = base64.b64encode(page("502 Bad Gateway").encode()).decode()
@@ -164,10 +167,10 @@ KINDS = (
     _altered("mislabelled", "a PNG that is said to be image/jpeg, or the other way round", _mislabelled),
     _altered("truncated_image", "a picture whose file ends half-way",
              _each_data(lambda data: data[: len(data) // 8 * 4])),
-    _altered("not_an_image", "the base64 of an HTML page", _each_data(lambda _: _NOT_AN_IMAGE)),
+    _altered("not_an_image", "the base64 of an HTML page", _each_data(lambda _: _NOT_AN_IMAGE), in_doubt=True),
     _altered("bad_base64", "base64 with characters that do not belong there",
-             _each_data(lambda data: data[:1000] + "%%%" + data[1000:])),
-    _altered("empty_data", "inlineData with an empty text", _each_data(lambda _: "")),
+             _each_data(lambda data: data[:1000] + "%%%" + data[1000:]), in_doubt=True),
+    _altered("empty_data", "inlineData with an empty text", _each_data(lambda _: ""), in_doubt=True),
     _altered("draft_parts", "several images without a thought flag; the last one counts", _draft_parts, drafts=2),
     _altered("snake_case_reply", "inline_data, finish_reason and all the other names in snake_case", _snake_case_reply),
     _altered("nulls_everywhere", "every optional field present and null", _nulls_everywhere),
@@ -180,13 +183,14 @@ KINDS = (
              reason="IMAGE_TOO_BEAUTIFUL"),
     _altered("markdown_image", "the image as a data URI in a Markdown text part", _as_parts(_markdown)),
     _altered("markdown_url", "the image as an address in a Markdown text part",
-             _as_parts(lambda exchange, blob: {"text": f"![image]({_url(exchange, blob)})"})),
+             _as_parts(lambda exchange, blob: {"text": f"![image]({_url(exchange, blob)})"}), by_address=True),
     _altered("image_url", "the image as a bare address in a text part",
-             _as_parts(lambda exchange, blob: {"text": _url(exchange, blob)})),
+             _as_parts(lambda exchange, blob: {"text": _url(exchange, blob)}), by_address=True),
     _altered("parts_url", "the image as a part with nothing but `url`",
-             _as_parts(lambda exchange, blob: {"url": _url(exchange, blob)})),
+             _as_parts(lambda exchange, blob: {"url": _url(exchange, blob)}), by_address=True),
     _altered("openai_data", "OpenAI's shape with b64_json",
              _as_openai(lambda _, blob: {"b64_json": blob["data"], "url": "", "revised_prompt": ""})),
     _altered("openai_data_url", "OpenAI's shape with an address",
-             _as_openai(lambda exchange, blob: {"url": _url(exchange, blob), "b64_json": "", "revised_prompt": ""})),
+             _as_openai(lambda exchange, blob: {"url": _url(exchange, blob), "b64_json": "", "revised_prompt": ""}),
+             by_address=True),
 )  # fmt: skip

@@ -72,8 +72,8 @@ def _sse_error_mid_stream(exchange: "Exchange", given: Details) -> None:
     exchange.answer.pieces = [*exchange.answer.pieces[:-1][:1], error]
 
 
-def _sent(name: str, description: str, effect: Effect, **details: Any) -> Fault:
-    return Fault(name, description, True, "image", "sending", effect, details)
+def _sent(name: str, description: str, effect: Effect, *, in_doubt: bool = False, **details: Any) -> Fault:
+    return Fault(name, description, True, "image", "sending", effect, details, in_doubt)
 
 
 KINDS = (
@@ -83,13 +83,17 @@ KINDS = (
     _sent("chunked", "a body without Content-Length", _chunked),
     _sent("gzip", "a body in gzip, asked for or not", _gzip),
     _sent("truncated_json", "JSON that ends after `share` of its length, under a Content-Length that is right",
-          _truncated_json, share=0.6),
-    _sent("truncated_body", "the connection is closed after `share` of the body", _cut("close"), share=0.5),
-    _sent("reset_mid_body", "the connection is reset after `share` of the body", _cut("reset"), share=0.5),
-    _sent("close_before_reply", "the request is read and the connection closed without an answer", _silence("close")),
-    _sent("reset_before_reply", "the request is read and the connection reset without an answer", _silence("reset")),
+          _truncated_json, in_doubt=True, share=0.6),
+    _sent("truncated_body", "the connection is closed after `share` of the body", _cut("close"), in_doubt=True,
+          share=0.5),
+    _sent("reset_mid_body", "the connection is reset after `share` of the body", _cut("reset"), in_doubt=True,
+          share=0.5),
+    _sent("close_before_reply", "the request is read and the connection closed without an answer", _silence("close"),
+          in_doubt=True),
+    _sent("reset_before_reply", "the request is read and the connection reset without an answer", _silence("reset"),
+          in_doubt=True),
     Fault("sse_error_mid_stream", "a bare JSON error after the first event of a stream; alone in an answer at once",
           False, "error", "sending", _sse_error_mid_stream),
     Fault("close_idle", "the connection is closed before the body is read; nothing happened", False, "error", "unread",
-          _nothing),
+          _nothing, in_doubt=True),
 )  # fmt: skip

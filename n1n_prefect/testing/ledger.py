@@ -81,6 +81,9 @@ class Call:
     dropped: tuple[str, ...] = ()
     """Fields that the gateway ignored, as the real one does: misspelt in snake_case, or unknown to it."""
 
+    image_sha256: str = ""
+    """SHA-256 of the answer's image in lower-case hex, if the gateway was made with `hash_images`; else empty."""
+
 
 class Ledger:
     """The calls of one gateway and their bill; safe to use from any thread."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from n1n_prefect.testing.fault_matrix import run_fault_matrix
+from n1n_prefect.testing.fault_rows import FaultMatrix
 from n1n_prefect.testing.gateway import LocalGateway
 
 if TYPE_CHECKING:
@@ -46,3 +48,9 @@ def n1n_gateway_factory() -> Iterator[Callable[..., LocalGateway]]:
             return running.enter_context(LocalGateway(**options))
 
         yield start
+
+
+@pytest.fixture
+def n1n_fault_matrix() -> Callable[..., FaultMatrix]:
+    """Runs a flow under each fault: `n1n_fault_matrix(flow_call).assert_paid_once()`; it is `run_fault_matrix`."""
+    return run_fault_matrix

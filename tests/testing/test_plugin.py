@@ -51,6 +51,14 @@ def test_four_finds_them_closed():
     except RuntimeError:
         return
     raise AssertionError("still running")
+
+
+def test_five_asks_what_a_flow_pays(n1n_fault_matrix):
+    def flow_call(credentials):
+        with credentials.get_client() as client:
+            return client.generate("a cat").data
+
+    n1n_fault_matrix(flow_call, faults=["ok", "internal", "reset_mid_body"]).assert_paid_once()
 """
 
 
@@ -61,7 +69,7 @@ class TestASuiteOfItsOwn:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:cacheprovider", str(tmp_path)]
         environment = os.environ | {"PYTHONPATH": str(Path(n1n_prefect.__file__).parents[1])}
         ran = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
-        assert "4 passed" in ran.stdout, ran.stdout + ran.stderr
+        assert "5 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
 class TestCredentials:
