@@ -21,6 +21,7 @@ from n1n_prefect import __about__, errors
 from n1n_prefect.addresses import checked_api_key, checked_base_url, checked_timeout
 from n1n_prefect.https import fetch_https
 from n1n_prefect.images import ImageRequest, ImageSource, as_request
+from n1n_prefect.sending import Sending, translated
 from n1n_prefect.sources import LoadedRequest, as_sources, load_request
 from n1n_prefect.wire import failure, gemini
 from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
@@ -76,7 +77,8 @@ def _timeout(seconds: float) -> httpx.Timeout:
 def _options(transport: Any, http2: bool) -> dict[str, Any]:
     if transport is not None:
         return {"transport": transport}
-    # Idle connections are dropped early: a half-closed one swallows the next request.
+    # One that the server has closed is noticed before it is used again, but not one that it closes just
+    # then, so idle connections are dropped sooner than servers drop them.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=5.0)
     return {"verify": _ssl_context(), "http2": http2, "limits": limits}
 
@@ -93,9 +95,11 @@ def _usable_proxies() -> Generator[None]:
 
 
 def _headers(request: HttpRequest, api_key: str) -> dict[str, str]:
+    length = {"content-length": str(len(request.body))} if request.body else {}
     return {
         "user-agent": f"n1n-prefect/{__about__.__version__}",
         **request.headers,
+        **length,
         "authorization": f"Bearer {api_key}",
     }
 
@@ -110,67 +114,6 @@ def _in_time(deadline: float, seconds: float) -> None:
             f"The reply was still arriving after {seconds + BODY_SECONDS:g} s; the image was probably made and billed. "
             "Raise `timeout_seconds`."
         )
-
-
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
-
-
-@contextmanager
-def translated(timeout_seconds: float) -> Generator[None]:
-    """Turns every httpx failure into an error of ours, told apart by whether the request had left.
-
-    Raises:
-        GatewayError: It had not, so nothing was charged.
-        OutcomeUnknownError: It had, or may have.
-        InvalidRequestError: The address is no address, or the request cannot be written as HTTP.
-    """
-    try:
-        yield
-    except httpx.LocalProtocolError as exc:
-        # Its words quote headers, and so the key; nor may it hang on ours.
-        raise _unwritten(exc) from None
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
-        raise errors.InvalidRequestError(f"The gateway's address is wrong: {exc}. Check `base_url`.") from _bare(exc)
-    except _NOT_SENT as exc:
-        raise errors.GatewayError(
-            f"The gateway was not reached ({type(exc).__name__}: {exc}); nothing was sent. "
-            "Check `base_url`, the network and the proxy."
-        ) from _bare(exc)
-    except httpx.TimeoutException as exc:
-        raise errors.OutcomeUnknownError(
-            f"No whole answer within {timeout_seconds:g} s ({type(exc).__name__}); "
-            "the image may have been made and billed."
-        ) from _bare(exc)
-    except httpx.TransportError as exc:
-        raise errors.OutcomeUnknownError(
-            f"The connection was lost before a whole answer came ({type(exc).__name__}: {exc}); "
-            "the image may have been made and billed."
-        ) from _bare(exc)
-    except httpx.HTTPError as exc:
-        raise errors.MalformedReplyError(
-            f"The reply could not be read ({type(exc).__name__}: {exc}); the call may have been charged."
-        ) from _bare(exc)
-
-
-def _unwritten(exc: httpx.LocalProtocolError) -> errors.N1nError:
-    """HTTP/1.1 refuses before the request is whole; under HTTP/2 a broken reply is called a local error, too."""
-    refused = exc.__cause__.__context__ if exc.__cause__ else None
-    if type(refused).__module__.partition(".")[0] == "h11":
-        return errors.InvalidRequestError(
-            "The request cannot be written as HTTP, so nothing was sent. Check the key and the headers for characters "
-            "that are not allowed there."
-        )
-    return errors.OutcomeUnknownError(
-        "The exchange broke HTTP's rules (LocalProtocolError), perhaps after the request was sent; the image may have "
-        "been made and billed. If it happens again, make the client with `http2=False`."
-    )
-
-
-def _bare(exc: Exception) -> Exception:
-    """The exception without its request, which holds the key."""
-    if isinstance(exc, httpx.RequestError):
-        exc._request = None
-    return exc
 
 
 def _model_ids(head: ReplyHead, body: bytes) -> list[str]:
@@ -233,7 +176,7 @@ class _Common:
     def _arguments(self, request: HttpRequest) -> dict[str, Any]:
         if self._http.is_closed:
             raise errors.InvalidRequestError(f"{self!r} is closed; make a new one.")
-        return {"content": request.body, "headers": _headers(request, self._api_key)}
+        return {"method": request.method, "url": request.path, "headers": _headers(request, self._api_key)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
@@ -270,18 +213,23 @@ class N1nClient(_Common):
     def send(self, request: HttpRequest, sink: Sink) -> ReplyHead:
         """Sends once and writes the body into the sink as it arrives.
 
+        Nothing is sent again, but what HTTP/2 says was not begun with. An answer that refuses counts
+        even if it broke off or came before the whole request had left.
+
         Raises:
-            GatewayError: Never reached, nothing sent.
-            OutcomeUnknownError: Sent, and no whole answer came.
+            GatewayError: The gateway was not reached, or certainly has no whole request; nothing was charged.
+            OutcomeUnknownError: It may have the whole request, and no whole answer came.
         """
         deadline = time.monotonic() + self.timeout_seconds + BODY_SECONDS
+        sending = Sending(request, self.timeout_seconds)
         with (
-            translated(self.timeout_seconds),
-            self._http.stream(request.method, request.path, **self._arguments(request)) as response,
+            translated(sending),
+            self._http.stream(**self._arguments(request), content=sending.content) as response,
         ):
-            for chunk in response.iter_bytes():
-                sink.write(chunk)
-                _in_time(deadline, self.timeout_seconds)
+            with sending.answered(response.status_code):
+                for chunk in response.iter_bytes():
+                    sink.write(chunk)
+                    _in_time(deadline, self.timeout_seconds)
             return _head_of(response)
 
     def generate(self, prompt: str | ImageRequest, images: Sequence[ImageSource] = (), **options: Any) -> Reply:
@@ -345,11 +293,13 @@ class AsyncN1nClient(_Common):
     async def send(self, request: HttpRequest, sink: Sink) -> ReplyHead:
         """`N1nClient.send`."""
         deadline = time.monotonic() + self.timeout_seconds + BODY_SECONDS
-        with translated(self.timeout_seconds):
-            async with self._http.stream(request.method, request.path, **self._arguments(request)) as response:
-                async for chunk in response.aiter_bytes():
-                    sink.write(chunk)
-                    _in_time(deadline, self.timeout_seconds)
+        sending = Sending(request, self.timeout_seconds)
+        with translated(sending):
+            async with self._http.stream(**self._arguments(request), content=sending.async_content) as response:
+                with sending.answered(response.status_code):
+                    async for chunk in response.aiter_bytes():
+                        sink.write(chunk)
+                        _in_time(deadline, self.timeout_seconds)
                 return _head_of(response)
 
     async def generate(self, prompt: str | ImageRequest, images: Sequence[ImageSource] = (), **options: Any) -> Reply:
