@@ -157,7 +157,7 @@ class _Common:
         *,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         transport: Any = None,
-        http2: bool = True,
+        http2: bool = False,
     ) -> None:
         with _named("api_key"):
             self._api_key = checked_api_key(api_key)
@@ -199,7 +199,9 @@ class N1nClient(_Common):
         base_url: The gateway's address, with or without `/v1` or `/v1beta`.
         timeout_seconds: For the reply to begin; connecting has 15 s of its own, an arriving body 120 s more.
         transport: An httpx transport in place of the network.
-        http2: Whether HTTP/2 is offered; some proxies speak HTTP/1.1 only and mishandle the offer.
+        http2: Whether HTTP/2 is offered. Calls then share a connection, and httpx loses them together: the read
+            timeout of one, or a server's orderly farewell, ends all that are under way. A refusal that comes before
+            a large body has left is not seen, and 16 MB of replies to cancelled calls stall the connection.
 
     Raises:
         InvalidRequestError: An argument is not usable, or, on a call, the client is closed.

@@ -200,6 +200,19 @@ class TestTls:
         assert_unknown(told)
         assert (len(server.whole), server.connections) == (1, 1)
 
+    @pytest.mark.parametrize(("options", "spoken"), [({}, "http/1.1"), ({"http2": True}, "h2")])
+    def test_http2_is_offered_only_if_asked_for(self, ask, tmp_path, options, spoken, monkeypatch):
+        def notes_what_is_spoken(line: Line):
+            chosen.append(line.connection.selected_alpn_protocol())
+
+        chosen = []
+        serves, trusts = certified(tmp_path)
+        serves.set_alpn_protocols(["h2", "http/1.1"])
+        monkeypatch.setattr("n1n_prefect.client._ssl_context", lambda: trusts)
+        with serving(notes_what_is_spoken, tls=serves) as server:
+            ask(server.url, SMALL, **options)
+        assert chosen == [spoken]
+
     def test_and_before_it_left_whole_is_not_charged(self, ask, tls):
         with serving(closes_after_the_head, tls=tls[0]) as server:
             [told] = ask(server.url, LARGE, transport=ask.transport(verify=tls[1]))
