@@ -19,17 +19,10 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from n1n_prefect import object_keys, s3
+from n1n_prefect.addresses import checked_address, checked_api_key, checked_base_url, checked_timeout
 from n1n_prefect.aws_blocks import location_fields
 from n1n_prefect.careful_block import CarefulBlock
-from n1n_prefect.client import (
-    DEFAULT_BASE_URL,
-    AsyncN1nClient,
-    N1nClient,
-    checked_address,
-    checked_api_key,
-    checked_base_url,
-    checked_timeout,
-)
+from n1n_prefect.client import DEFAULT_BASE_URL, AsyncN1nClient, N1nClient
 from n1n_prefect.errors import InvalidRequestError, UploadError
 from n1n_prefect.images import GeneratedImage, UploadedImage
 from n1n_prefect.pricing import Price

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn
 from prefect.blocks.core import Block
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
 
-from n1n_prefect.client import shown
+from n1n_prefect.addresses import shown
 from n1n_prefect.errors import InvalidRequestError
 
 

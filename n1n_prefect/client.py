@@ -5,8 +5,6 @@ Every decision stands once, in plain functions; the two clients differ in `await
 """
 
 import asyncio
-import ipaddress
-import re
 import ssl
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -15,14 +13,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import httpx
 import orjson
 
 from n1n_prefect import __about__, errors
+from n1n_prefect.addresses import checked_api_key, checked_base_url, checked_timeout
 from n1n_prefect.https import fetch_https
 from n1n_prefect.images import ImageRequest, ImageSource, as_request
+from n1n_prefect.sending import Sending, translated
 from n1n_prefect.sources import LoadedRequest, as_sources, load_request
 from n1n_prefect.wire import failure, gemini
 from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
@@ -32,8 +31,6 @@ DEFAULT_TIMEOUT_SECONDS = 300.0
 CONNECT_TIMEOUT_SECONDS = 15.0
 BODY_SECONDS = 120.0
 """What a body that has begun to arrive may take beyond the timeout: by then the image is paid for."""
-MAX_TIMEOUT_SECONDS = 2_147_483
-"""24 days, the longest that a socket can wait."""
 
 
 class Sink(Protocol):
@@ -53,113 +50,6 @@ class ReplyHead:
 
     headers: Mapping[str, str]
     """Names in lower case; nothing of the request."""
-
-
-# ── what a client is made of ─────────────────────────────────────────────────
-# The messages say "it": whoever asks puts the name of the argument or field before them.
-
-
-def checked_api_key(api_key: object) -> str:
-    """The key, if it can be one.
-
-    Raises:
-        ValueError: It cannot; the message says why and what to do, and never shows it.
-    """
-    if not isinstance(api_key, str):
-        raise ValueError(f"it is of type {type(api_key).__name__}; give the key itself as a str")  # noqa: TRY004
-    wrong = next((said for found, said in _WRONG_KEYS if re.match(found, api_key)), "")
-    if wrong:
-        raise ValueError(wrong)
-    return api_key
-
-
-_WRONG_KEYS = (
-    (r"\Z", "it is empty; copy the key from the gateway's console"),
-    (r"\*+\Z", "it is only asterisks, which stand for a key that is hidden; give the key itself"),
-    (r"\s*[\"'`]", "it stands in quotes; give the key without them"),
-    (r"\$|%.*%\Z|\{\{", "it is the name of a variable that nothing put a value for; give the value"),
-    (r"(?i)bearer", "it starts with 'Bearer'; give the key alone"),
-    (r".*://", "it is an address, which belongs in base_url; give the key"),
-    (r"(?s).*[^!-~]", "it has spaces, line breaks or letters that no key has; copy it again, the key alone"),
-)
-
-
-def checked_base_url(base_url: object) -> str:
-    """The gateway's address without the version that people paste with it.
-
-    Raises:
-        ValueError: It is no address, or the key would travel to it in clear.
-    """
-    address = checked_address(base_url)
-    url = httpx.URL(address)
-    if url.scheme == "http" and not _is_loopback(url.host):
-        raise ValueError(f"http:// would send the key in clear to {url.host!r}; write https://")
-    return address.removesuffix("/v1beta").removesuffix("/v1").rstrip("/")
-
-
-def checked_address(address: object) -> str:
-    """An http or https address without a trailing slash, query or credentials.
-
-    Raises:
-        ValueError: It is none, or its host cannot be looked up.
-    """
-    if not isinstance(address, str):
-        raise ValueError(f"it is of type {type(address).__name__}; write https://host")  # noqa: TRY004
-    bare = address.strip().rstrip("/")
-    if "@" in bare:
-        raise ValueError("it has credentials in it; they belong in their own fields")
-    if "?" in bare or "#" in bare:
-        raise ValueError("it has a query or fragment; write the address alone")
-    url = _parsed(bare)
-    if url.scheme not in ("http", "https") or not url.host or re.search(r"[\s\\]", bare):
-        raise ValueError(f"{shown(bare)} is no address; write https://host")
-    _check_host(url)
-    return bare
-
-
-def _parsed(address: str) -> httpx.URL:
-    try:
-        _ = urlsplit(address).port  # refuses those over 65,535, which httpx does not
-        return httpx.URL(address)
-    except (httpx.InvalidURL, ValueError) as exc:  # a UnicodeError is a ValueError
-        raise ValueError(f"{shown(address)} is no address ({type(exc).__name__}); write https://host") from None
-
-
-def _check_host(url: httpx.URL) -> None:
-    try:
-        # As the socket will: empty labels and those over 63 characters have no encoding.
-        encoded = url.raw_host.decode().encode("idna")
-    except UnicodeError:
-        encoded = b""
-    if not 0 < len(encoded) <= 253:
-        raise ValueError(f"{shown(url.host)} is no host that can be looked up; write https://host")
-
-
-def shown(value: object) -> str:
-    """A value as an error may repeat it: at most 80 characters, and nothing that looks like a key."""
-    text = repr(errors.without_secrets(value) if isinstance(value, str) else value)
-    text = errors.without_secrets(text)
-    return text if len(text) <= 80 else f"{text[:79]}…"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def checked_timeout(seconds: object) -> float:
-    """The seconds, if one can wait that long.
-
-    Raises:
-        ValueError: They are no number, not more than 0, or over 24 days.
-    """
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
-        raise ValueError(
-            f"{shown(seconds)} is no time to wait; give seconds, more than 0 and at most {MAX_TIMEOUT_SECONDS}"
-        )
-    return seconds
 
 
 @contextmanager
@@ -187,7 +77,8 @@ def _timeout(seconds: float) -> httpx.Timeout:
 def _options(transport: Any, http2: bool) -> dict[str, Any]:
     if transport is not None:
         return {"transport": transport}
-    # Idle connections are dropped early: a half-closed one swallows the next request.
+    # One that the server has closed is noticed before it is used again, but not one that it closes just
+    # then, so idle connections are dropped sooner than servers drop them.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=5.0)
     return {"verify": _ssl_context(), "http2": http2, "limits": limits}
 
@@ -204,9 +95,11 @@ def _usable_proxies() -> Generator[None]:
 
 
 def _headers(request: HttpRequest, api_key: str) -> dict[str, str]:
+    length = {"content-length": str(len(request.body))} if request.body else {}
     return {
         "user-agent": f"n1n-prefect/{__about__.__version__}",
         **request.headers,
+        **length,
         "authorization": f"Bearer {api_key}",
     }
 
@@ -221,67 +114,6 @@ def _in_time(deadline: float, seconds: float) -> None:
             f"The reply was still arriving after {seconds + BODY_SECONDS:g} s; the image was probably made and billed. "
             "Raise `timeout_seconds`."
         )
-
-
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
-
-
-@contextmanager
-def translated(timeout_seconds: float) -> Generator[None]:
-    """Turns every httpx failure into an error of ours, told apart by whether the request had left.
-
-    Raises:
-        GatewayError: It had not, so nothing was charged.
-        OutcomeUnknownError: It had, or may have.
-        InvalidRequestError: The address is no address, or the request cannot be written as HTTP.
-    """
-    try:
-        yield
-    except httpx.LocalProtocolError as exc:
-        # Its words quote headers, and so the key; nor may it hang on ours.
-        raise _unwritten(exc) from None
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
-        raise errors.InvalidRequestError(f"The gateway's address is wrong: {exc}. Check `base_url`.") from _bare(exc)
-    except _NOT_SENT as exc:
-        raise errors.GatewayError(
-            f"The gateway was not reached ({type(exc).__name__}: {exc}); nothing was sent. "
-            "Check `base_url`, the network and the proxy."
-        ) from _bare(exc)
-    except httpx.TimeoutException as exc:
-        raise errors.OutcomeUnknownError(
-            f"No whole answer within {timeout_seconds:g} s ({type(exc).__name__}); "
-            "the image may have been made and billed."
-        ) from _bare(exc)
-    except httpx.TransportError as exc:
-        raise errors.OutcomeUnknownError(
-            f"The connection was lost before a whole answer came ({type(exc).__name__}: {exc}); "
-            "the image may have been made and billed."
-        ) from _bare(exc)
-    except httpx.HTTPError as exc:
-        raise errors.MalformedReplyError(
-            f"The reply could not be read ({type(exc).__name__}: {exc}); the call may have been charged."
-        ) from _bare(exc)
-
-
-def _unwritten(exc: httpx.LocalProtocolError) -> errors.N1nError:
-    """HTTP/1.1 refuses before the request is whole; under HTTP/2 a broken reply is called a local error, too."""
-    refused = exc.__cause__.__context__ if exc.__cause__ else None
-    if type(refused).__module__.partition(".")[0] == "h11":
-        return errors.InvalidRequestError(
-            "The request cannot be written as HTTP, so nothing was sent. Check the key and the headers for characters "
-            "that are not allowed there."
-        )
-    return errors.OutcomeUnknownError(
-        "The exchange broke HTTP's rules (LocalProtocolError), perhaps after the request was sent; the image may have "
-        "been made and billed. If it happens again, make the client with `http2=False`."
-    )
-
-
-def _bare(exc: Exception) -> Exception:
-    """The exception without its request, which holds the key."""
-    if isinstance(exc, httpx.RequestError):
-        exc._request = None
-    return exc
 
 
 def _model_ids(head: ReplyHead, body: bytes) -> list[str]:
@@ -325,7 +157,7 @@ class _Common:
         *,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         transport: Any = None,
-        http2: bool = True,
+        http2: bool = False,
     ) -> None:
         with _named("api_key"):
             self._api_key = checked_api_key(api_key)
@@ -344,7 +176,7 @@ class _Common:
     def _arguments(self, request: HttpRequest) -> dict[str, Any]:
         if self._http.is_closed:
             raise errors.InvalidRequestError(f"{self!r} is closed; make a new one.")
-        return {"content": request.body, "headers": _headers(request, self._api_key)}
+        return {"method": request.method, "url": request.path, "headers": _headers(request, self._api_key)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
@@ -367,7 +199,9 @@ class N1nClient(_Common):
         base_url: The gateway's address, with or without `/v1` or `/v1beta`.
         timeout_seconds: For the reply to begin; connecting has 15 s of its own, an arriving body 120 s more.
         transport: An httpx transport in place of the network.
-        http2: Whether HTTP/2 is offered; some proxies speak HTTP/1.1 only and mishandle the offer.
+        http2: Whether HTTP/2 is offered. Calls then share a connection, and httpx loses them together: the read
+            timeout of one, or a server's orderly farewell, ends all that are under way. A refusal that comes before
+            a large body has left is not seen, and 16 MB of replies to cancelled calls stall the connection.
 
     Raises:
         InvalidRequestError: An argument is not usable, or, on a call, the client is closed.
@@ -381,18 +215,23 @@ class N1nClient(_Common):
     def send(self, request: HttpRequest, sink: Sink) -> ReplyHead:
         """Sends once and writes the body into the sink as it arrives.
 
+        Nothing is sent again, but what HTTP/2 says was not begun with. An answer that refuses counts
+        even if it broke off or came before the whole request had left.
+
         Raises:
-            GatewayError: Never reached, nothing sent.
-            OutcomeUnknownError: Sent, and no whole answer came.
+            GatewayError: The gateway was not reached, or certainly has no whole request; nothing was charged.
+            OutcomeUnknownError: It may have the whole request, and no whole answer came.
         """
         deadline = time.monotonic() + self.timeout_seconds + BODY_SECONDS
+        sending = Sending(request, self.timeout_seconds)
         with (
-            translated(self.timeout_seconds),
-            self._http.stream(request.method, request.path, **self._arguments(request)) as response,
+            translated(sending),
+            self._http.stream(**self._arguments(request), content=sending.content) as response,
         ):
-            for chunk in response.iter_bytes():
-                sink.write(chunk)
-                _in_time(deadline, self.timeout_seconds)
+            with sending.answered(response.status_code):
+                for chunk in response.iter_bytes():
+                    sink.write(chunk)
+                    _in_time(deadline, self.timeout_seconds)
             return _head_of(response)
 
     def generate(self, prompt: str | ImageRequest, images: Sequence[ImageSource] = (), **options: Any) -> Reply:
@@ -456,11 +295,13 @@ class AsyncN1nClient(_Common):
     async def send(self, request: HttpRequest, sink: Sink) -> ReplyHead:
         """`N1nClient.send`."""
         deadline = time.monotonic() + self.timeout_seconds + BODY_SECONDS
-        with translated(self.timeout_seconds):
-            async with self._http.stream(request.method, request.path, **self._arguments(request)) as response:
-                async for chunk in response.aiter_bytes():
-                    sink.write(chunk)
-                    _in_time(deadline, self.timeout_seconds)
+        sending = Sending(request, self.timeout_seconds)
+        with translated(sending):
+            async with self._http.stream(**self._arguments(request), content=sending.async_content) as response:
+                with sending.answered(response.status_code):
+                    async for chunk in response.aiter_bytes():
+                        sink.write(chunk)
+                        _in_time(deadline, self.timeout_seconds)
                 return _head_of(response)
 
     async def generate(self, prompt: str | ImageRequest, images: Sequence[ImageSource] = (), **options: Any) -> Reply:

@@ -3,19 +3,15 @@
 import inspect
 import json
 import pickle
-import socket
-import threading
-import traceback
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
 from n1n_prefect import errors
-from n1n_prefect.client import MAX_TIMEOUT_SECONDS, AsyncN1nClient, N1nClient, checked_api_key, translated
+from n1n_prefect.client import AsyncN1nClient, N1nClient
+from n1n_prefect.sending import Sending, translated
 from n1n_prefect.wire.exchange import HttpRequest
 
 SAMPLES = Path(__file__).parent / "samples" / "gemini"
@@ -123,7 +119,7 @@ class TestFailures:
         instantiable = [kind for kind in kinds if kind not in (httpx.HTTPStatusError, httpx.HTTPError)]
         assert len(instantiable) > 15
         for kind in instantiable:
-            with pytest.raises(errors.N1nError), translated(300):
+            with pytest.raises(errors.N1nError), translated(Sending(POST, 300)):
                 raise kind("told by the network")
 
     def test_no_live_request_hangs_on_the_error(self):
@@ -132,40 +128,6 @@ class TestFailures:
         with pytest.raises(RuntimeError):
             _ = caught.value.__cause__.request
         assert KEY.encode() not in pickle.dumps(caught.value)
-
-    @pytest.mark.parametrize("value", ["Bearer a\nb", "a\0b"])
-    def test_a_header_that_http_refuses_was_not_sent_and_is_not_shown(self, value):
-        request = HttpRequest("POST", "/x", {"x-thing": value}, b"{}")
-        with (
-            listening() as (url, received),
-            N1nClient(KEY, url, http2=False) as asking,
-            pytest.raises(errors.InvalidRequestError, match="nothing was sent") as caught,
-        ):
-            asking.send(request, BytesIO())
-        assert (received, caught.value.charged, caught.value.is_transient) == ([], "no", False)
-        assert repr(value) not in "".join(traceback.format_exception(caught.value))
-        assert KEY not in "".join(traceback.format_exception(caught.value))
-
-    async def test_nor_by_the_async_client(self):
-        request = HttpRequest("POST", "/x", {"x-thing": "a\nb"}, b"{}")
-        with listening() as (url, received):
-            async with AsyncN1nClient(KEY, url, http2=False) as asking:
-                with pytest.raises(errors.InvalidRequestError, match="nothing was sent"):
-                    await asking.send(request, BytesIO())
-        assert received == []
-
-    def test_what_http2_calls_a_local_error_may_have_been_sent(self):
-        # A DATA frame on stream 0 is the server's fault, and comes after it has the whole request.
-        reply = bytes.fromhex("000000 04 00 00000000  000001 00 00 00000000 78")
-        transport = httpx.HTTPTransport(http1=False, http2=True)
-        with (
-            listening(reply) as (url, received),
-            N1nClient(KEY, url, transport=transport) as asking,
-            pytest.raises(errors.OutcomeUnknownError, match="LocalProtocolError") as caught,
-        ):
-            asking.send(POST, BytesIO())
-        assert received
-        assert caught.value.charged == "unknown"
 
     def test_a_port_where_nobody_listens(self):
         with pytest.raises(errors.GatewayError, match="not reached"), N1nClient(KEY, "http://127.0.0.1:9") as asking:
@@ -180,129 +142,6 @@ class TestFailures:
 
     def test_the_key_is_in_no_repr(self):
         assert KEY not in repr(client(recorded("stream.sse")))
-
-
-@contextmanager
-def listening(reply=b""):
-    """An address on loopback, and what arrives there; after the first bytes the reply is sent and the line closed."""
-    received = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            line, _ = server.accept()
-            with line:
-                while data := line.recv(65_536):
-                    received.append(data)
-                    if POST.body in data:
-                        line.sendall(reply)
-                        line.recv(65_536)
-                        return
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", received
-        thread.join(30)
-
-
-class TestArguments:
-    """What cannot work is refused before anything is sent, by name, and without the key."""
-
-    @pytest.mark.parametrize("kind", [N1nClient, AsyncN1nClient])
-    @pytest.mark.parametrize(
-        ("key", "said"),
-        [
-            ("", "it is empty"),
-            (None, "of type NoneType"),
-            (5, "of type int"),
-            (b"sk-bytes-of-a-key", "of type bytes"),
-            (SecretStr("sk-wrapped-key"), "of type SecretStr"),
-            ("a\nb", "line breaks"),
-            ("sk-a\n", "line breaks"),
-            ("sk-a\0b", "line breaks"),
-            ("sk-a b", "spaces"),
-            (" ", "spaces"),
-            ("ключ", "letters that no key has"),
-            ("sk-\ud800", "letters that no key has"),
-            ("********", "only asterisks"),
-            ('"sk-x"', "in quotes"),
-            ("'sk-x'", "in quotes"),
-            ("`sk-x`", "in quotes"),
-            ("$N1N_API_KEY", "name of a variable"),
-            ("${N1N_API_KEY}", "name of a variable"),
-            ("%N1N_API_KEY%", "name of a variable"),
-            ("{{ key }}", "name of a variable"),
-            ("bearer sk-x", "the key alone"),
-            ("https://api.n1n.ai", "belongs in base_url"),
-        ],
-    )
-    def test_a_key_that_is_none(self, kind, key, said):
-        with pytest.raises(errors.InvalidRequestError, match=f"^api_key: .*{said}") as caught:
-            kind(key)
-        shown = "".join(traceback.format_exception(caught.value, limit=0))
-        assert not isinstance(key, str) or len(key) < 2 or key not in shown
-        assert "wrapped" not in shown
-
-    @pytest.mark.parametrize("key", ["sk-x", "secret-key-without-a-prefix", "a.b+c/d=e_f~", "sk-a$b%c"])
-    def test_a_key_of_any_kind(self, key):
-        assert checked_api_key(key) == key
-
-    @pytest.mark.parametrize(
-        ("base_url", "said"),
-        [
-            (None, "of type NoneType"),
-            (b"https://api.n1n.ai", "of type bytes"),
-            ("", "is no address"),
-            ("ftp://example.com", "is no address"),
-            ("example.com", "is no address"),
-            ("http://example.com", "in clear to 'example.com'"),
-            ("http://0.0.0.0", "in clear"),
-            ("http://127.0.0.1\\.example.com", "is no address"),
-            ("http://localhost\t.example.com", "is no address"),
-            ("https://user:hush@example.com", "credentials in it"),
-            ("https://api..n1n.ai", "no host that can be looked up"),
-            (f"https://{'a' * 300}", "no host that can be looked up"),
-            (f"https://{'abc.' * 75}ai", "no host that can be looked up"),
-            ("https://a\ud800b", "is no address"),
-            ("https://api.n1n.ai/\ud800", "is no address"),
-            ("https://[::1", "is no address"),
-            ("https://api.n1n.ai:99999", "is no address"),
-            ("https://api.n1n.ai?key=hush", "query"),
-            ("https://api.n1n.ai:99999?token=hush", "query"),
-            ("https://api.n1n.ai/" + "é" * 70_000, "is no address"),
-        ],
-    )
-    def test_an_address_that_is_none(self, base_url, said):
-        with pytest.raises(errors.InvalidRequestError, match=f"^base_url: .*{said}") as caught:
-            N1nClient(KEY, base_url)
-        assert "hush" not in str(caught.value)
-        assert len(str(caught.value)) < 250
-
-    @pytest.mark.parametrize(
-        ("given", "kept"),
-        [
-            (" https://api.n1n.ai/v1/ ", "https://api.n1n.ai"),
-            ("http://localhost:8123/", "http://localhost:8123"),
-            ("http://[::1]:8123", "http://[::1]:8123"),
-            ("https://bücher.example", "https://bücher.example"),
-            ("https://api.n1n.ai./n1n", "https://api.n1n.ai./n1n"),
-            ("HTTPS://API.N1N.AI", "HTTPS://API.N1N.AI"),
-        ],
-    )
-    def test_an_address_that_is_one(self, given, kept):
-        with N1nClient(KEY, given) as asking:
-            assert asking.base_url == kept
-
-    @pytest.mark.parametrize(
-        "seconds", [0, -1, "x", "30", None, True, float("nan"), float("inf"), 1e300, 10**400, [30]]
-    )
-    def test_a_time_that_nobody_can_wait(self, seconds):
-        with pytest.raises(errors.InvalidRequestError, match=r"^timeout_seconds: .* is no time to wait"):
-            N1nClient(KEY, timeout_seconds=seconds)
-
-    def test_the_longest_time(self):
-        url = "http://127.0.0.1:9"
-        with N1nClient(KEY, url, timeout_seconds=MAX_TIMEOUT_SECONDS) as asking, pytest.raises(errors.GatewayError):
-            asking.models()
 
 
 class TestClosed:

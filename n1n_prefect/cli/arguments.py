@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from n1n_prefect.client import checked_api_key
+from n1n_prefect.addresses import checked_api_key
 
 _MAX_SECONDS = 86_400
 _MAX_CHARACTERS = 100_000_000
