@@ -79,11 +79,15 @@ def run(args: argparse.Namespace) -> int:
     asked = json.dumps([args.flow, args.prompt, dict(args.set), args.fault])
     script = "import sys; from n1n_prefect.cli import faults; sys.exit(faults.main(sys.argv[1]))"
     with TemporaryDirectory(prefix="n1n-prefect-faults-") as home:
-        # A Prefect of its own: a hundred flow runs are nothing to leave in anybody's.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API_")}
+        # A Prefect of its own: a hundred flow runs and their images are nothing to leave in anybody's.
+        environment = {name: value for name, value in os.environ.items() if not _is_of_prefect(name)}
         environment |= _prefect_settings(Path(home))
         command = [sys.executable, "-c", script, asked]
         return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own module
+
+
+def _is_of_prefect(name: str) -> bool:
+    return name.startswith("PREFECT_") and not name.startswith("PREFECT_INTEGRATIONS_N1N_")
 
 
 def main(asked: str) -> int:

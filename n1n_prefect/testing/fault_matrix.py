@@ -241,7 +241,7 @@ def _by_request(calls: Iterable[Call]) -> list[list[Call]]:
         if call.request_sha256:
             groups.setdefault(call.request_sha256, []).extend(unread)
             unread = []
-    return list(groups.values())
+    return [*groups.values(), unread]
 
 
 def _paid_again(calls: list[Call], images: int | None) -> tuple[int, int]:

@@ -395,6 +395,17 @@ class TestWaiting:
         assert only(patient, "wrong_size").waited_seconds == 0, "it had the image and waited for nothing"
         assert only(draw, "internal").waited_seconds == 0
 
+    def test_is_measured_between_calls_that_nobody_read(self) -> None:
+        def persistent(credentials: N1nCredentials) -> None:
+            for _ in range(2):
+                with suppress(httpx.TransportError):
+                    post(credentials)
+                time.sleep(0.1)
+
+        row = only(persistent, "close_idle:2")
+        assert figures(row) == (2, 0, 0, 0, 0)
+        assert row.waited_seconds > 0
+
 
 class TestArguments:
     @pytest.mark.parametrize(
