@@ -221,12 +221,13 @@ class PaidCall:
         try:
             return (yield Fetch(reply.url))
         except errors.SourceError as error:
-            # The reply stays in the spool, so that the next attempt fetches again and pays nothing.
+            # The reply stays in the spool, so that the next attempt fetches again and pays nothing. What has
+            # just been made may not be there yet; an address that is refused will be refused again.
             raise errors.SourceError(
                 f"The gateway gave an address instead of the image, and it could not be fetched: {error.message}",
                 reply.request_id,
                 charged="yes",
-                is_transient=True,
+                is_transient=error.is_transient or error.status_code == 404,
             ) from None
 
     def _image(self, reply: Reply, data: bytes, before: list[Attempt]) -> Steps:

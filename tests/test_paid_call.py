@@ -442,7 +442,7 @@ class TestAddresses:
         assert world.stored.get(made(world).storage_key) == data
 
     def test_one_that_cannot_be_fetched_is_fetched_again_without_paying(self):
-        world = World(script=[reply("gemini/parts-url.json")], fetched=errors.SourceError("404"))
+        world = World(script=[reply("gemini/parts-url.json")], fetched=errors.SourceError("gone", status_code=404))
         with pytest.raises(errors.SourceError) as caught:
             made(world)
         assert (caught.value.charged, caught.value.is_transient) == ("yes", True)
@@ -452,6 +452,12 @@ class TestAddresses:
         world.fetched = base64.b64decode(data)
         assert made(world).sha256
         assert world.paid == 1
+
+    def test_one_that_is_refused_is_not_fetched_again_and_again(self):
+        world = World(script=[reply("gemini/parts-url.json")], fetched=errors.SourceError("no https:// address"))
+        with pytest.raises(errors.SourceError) as caught:
+            made(world)
+        assert (caught.value.charged, caught.value.is_transient) == ("yes", False)
 
 
 class TestBudget:
