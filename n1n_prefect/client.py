@@ -108,12 +108,20 @@ def _head_of(response: httpx.Response) -> ReplyHead:
     return ReplyHead(response.status_code, dict(response.headers))
 
 
-def _in_time(deadline: float, seconds: float) -> None:
-    if time.monotonic() > deadline:
-        raise errors.OutcomeUnknownError(
-            f"The reply was still arriving after {seconds + BODY_SECONDS:g} s; the image was probably made and billed. "
-            "Raise `timeout_seconds`."
-        )
+class _Patience:
+    """How long a body may take, from the head on; what has arrived late is taken, and no more is waited for."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + BODY_SECONDS
+        self._is_late = False
+
+    def take(self, chunk: bytes, sink: Sink) -> None:
+        if self._is_late:
+            raise errors.OutcomeUnknownError(
+                f"The reply's body was still arriving after {BODY_SECONDS:g} s; the image was probably made and billed."
+            )
+        sink.write(chunk)
+        self._is_late = time.monotonic() > self._until
 
 
 def _model_ids(head: ReplyHead, body: bytes) -> list[str]:
@@ -222,16 +230,15 @@ class N1nClient(_Common):
             GatewayError: The gateway was not reached, or certainly has no whole request; nothing was charged.
             OutcomeUnknownError: It may have the whole request, and no whole answer came.
         """
-        deadline = time.monotonic() + self.timeout_seconds + BODY_SECONDS
         sending = Sending(request, self.timeout_seconds)
         with (
             translated(sending),
             self._http.stream(**self._arguments(request), content=sending.content) as response,
         ):
+            patience = _Patience()
             with sending.answered(response.status_code):
                 for chunk in response.iter_bytes():
-                    sink.write(chunk)
-                    _in_time(deadline, self.timeout_seconds)
+                    patience.take(chunk, sink)
             return _head_of(response)
 
     def generate(self, prompt: str | ImageRequest, images: Sequence[ImageSource] = (), **options: Any) -> Reply:
@@ -294,14 +301,13 @@ class AsyncN1nClient(_Common):
 
     async def send(self, request: HttpRequest, sink: Sink) -> ReplyHead:
         """`N1nClient.send`."""
-        deadline = time.monotonic() + self.timeout_seconds + BODY_SECONDS
         sending = Sending(request, self.timeout_seconds)
         with translated(sending):
             async with self._http.stream(**self._arguments(request), content=sending.async_content) as response:
+                patience = _Patience()
                 with sending.answered(response.status_code):
                     async for chunk in response.aiter_bytes():
-                        sink.write(chunk)
-                        _in_time(deadline, self.timeout_seconds)
+                        patience.take(chunk, sink)
                 return _head_of(response)
 
     async def generate(self, prompt: str | ImageRequest, images: Sequence[ImageSource] = (), **options: Any) -> Reply:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 import traceback
 from collections.abc import AsyncGenerator, Generator
@@ -19,7 +20,7 @@ from n1n_prefect import budget, errors, pools, telemetry
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.durability import require_shared
 from n1n_prefect.errors import Charged, InvalidRequestError, N1nError, StagingError
-from n1n_prefect.flights import SingleFlight
+from n1n_prefect.flights import SingleFlight, loop_of_this_thread
 from n1n_prefect.https import fetch_https
 from n1n_prefect.images import GeneratedImage, ImageRequest, Spending, UploadedImage
 from n1n_prefect.journal import Storage
@@ -53,7 +54,17 @@ from n1n_prefect.steps import (
 from n1n_prefect.wire.exchange import HttpRequest
 
 BlockT = TypeVar("BlockT", bound=Block)
+_LOOP_SECONDS = 60.0  # how long a synchronous call may stop an event loop for a slot of a named limit
 _flights: SingleFlight[GeneratedImage] = SingleFlight()
+
+
+def _renew_flights() -> None:
+    global _flights  # noqa: PLW0603 - those of its parent never end in a forked child
+    _flights = SingleFlight()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_flights)
 
 
 def pay(
@@ -90,7 +101,7 @@ async def apay(
 ) -> GeneratedImage:
     """`pay` for asynchronous code."""
     with reported(request):
-        return await _apaid(await asyncio.to_thread(_prepare, request, credentials, source, spending, take))
+        return await _apaid(await in_thread(partial(_prepare, request, credentials, source, spending, take)))
 
 
 def require_block(value: object, kind: type[BlockT], name: str) -> BlockT:
@@ -177,9 +188,14 @@ def _refreshes() -> str:
 
 
 def _since() -> datetime | None:
-    """Before when an answer has expired, by the task's `cache_expiration`."""
-    expires = expiry()
-    return datetime.now(timezone.utc) - expires if expires else None
+    """Before when an answer has expired, by the task's `cache_expiration`.
+
+    It counts from the task run's first start, so that no retry finds its own payment expired.
+    """
+    expires, context = expiry(), TaskRunContext.get()
+    if expires is None or context is None:
+        return None
+    return (context.task_run.start_time or datetime.now(timezone.utc)) - expires
 
 
 def _paid(job: Job) -> GeneratedImage:
@@ -342,7 +358,9 @@ def _global_slot(name: str) -> Generator[None]:
     """A slot of a limit that workers share; a lost Prefect server neither ends the call nor hides its reply."""
     from prefect.concurrency.sync import concurrency
 
-    slot = concurrency(name, strict=True, raise_on_lease_renewal_failure=False)
+    # Who holds the slots may need the loop of this thread to go on.
+    patience = _LOOP_SECONDS if loop_of_this_thread() else None
+    slot = concurrency(name, strict=True, raise_on_lease_renewal_failure=False, timeout_seconds=patience)
     with _acquiring(name):
         slot.__enter__()
     try:

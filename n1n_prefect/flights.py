@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from n1n_prefect.errors import InvalidRequestError
@@ -37,7 +36,7 @@ class InFlight:
         In an event loop's own thread it does not wait: those who hold the slots may need that
         loop to go on. The bound is then passed by one.
         """
-        turn = self._join(waits=_loop_of_this_thread() is None)
+        turn = self._join(waits=loop_of_this_thread() is None)
         try:
             turn.result()
         except BaseException:
@@ -79,7 +78,7 @@ class InFlight:
 
     def _release(self) -> None:
         with self._lock:
-            while self._waiting:
+            while self._waiting and self._busy <= self.limit:
                 turn = self._waiting.popleft()
                 if turn.set_running_or_notify_cancel():
                     turn.set_result(None)
@@ -87,19 +86,12 @@ class InFlight:
             self._busy -= 1
 
 
-def _loop_of_this_thread() -> asyncio.AbstractEventLoop | None:
+def loop_of_this_thread() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-@dataclass(frozen=True)
-class _Flight(Generic[T]):
-    """One call under way, and the event loop that must go on for it to end, if there is one."""
-
-    result: "Future[T]"
-    loop: asyncio.AbstractEventLoop | None
 
 
 class SingleFlight(Generic[T]):
@@ -111,29 +103,29 @@ class SingleFlight(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._flights: dict[str, _Flight[T]] = {}
+        self._flights: dict[str, Future[T]] = {}
 
     def run(self, key: str, call: Callable[[], T]) -> tuple[T, bool]:
         """The result of `call`, and whether another's call gave it.
 
         Raises:
-            InvalidRequestError: The call that leads runs in the event loop of this very thread,
-                so that waiting for it would stop both for ever.
+            InvalidRequestError: This thread runs an event loop, and the call that leads may need that
+                loop to go on, so that waiting here could stop both for ever.
         """
         while True:
             flight, leads = self._board(key)
             if leads:
                 with self._leading(key, flight):
                     result = call()
-                    flight.result.set_result(result)
+                    flight.set_result(result)
                     return result, False
-            if flight.loop and flight.loop is _loop_of_this_thread():
+            if loop_of_this_thread():
                 raise InvalidRequestError(
-                    "The same image is being made in this event loop, and a synchronous task would stop it while it "
-                    "waits. Await the asynchronous task here, such as agenerate_image; nothing was spent."
+                    "The same image is being made already, and a synchronous task would stop this event loop while it "
+                    "waits for it. Await the asynchronous task here, such as agenerate_image; nothing was spent."
                 )
             try:
-                return flight.result.result(), True
+                return flight.result(), True
             except _LeaderFailedError:
                 continue
 
@@ -144,31 +136,31 @@ class SingleFlight(Generic[T]):
             if leads:
                 with self._leading(key, flight):
                     result = await call()
-                    flight.result.set_result(result)
+                    flight.set_result(result)
                     return result, False
             try:
-                return await asyncio.shield(asyncio.wrap_future(flight.result)), True
+                return await asyncio.shield(asyncio.wrap_future(flight)), True
             except _LeaderFailedError:
                 continue
 
-    def _board(self, key: str) -> tuple[_Flight[T], bool]:
+    def _board(self, key: str) -> "tuple[Future[T], bool]":
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
                 return flight, False
-            self._flights[key] = flight = _Flight[T](Future(), _loop_of_this_thread())
-            flight.result.set_running_or_notify_cancel()
+            self._flights[key] = flight = Future()
+            flight.set_running_or_notify_cancel()
             return flight, True
 
     @contextmanager
-    def _leading(self, key: str, flight: _Flight[T]) -> Generator[None]:
+    def _leading(self, key: str, flight: "Future[T]") -> Generator[None]:
         try:
             yield
         finally:
             with self._lock:
                 del self._flights[key]
-            if not flight.result.done():
-                flight.result.set_exception(_LeaderFailedError())
+            if not flight.done():
+                flight.set_exception(_LeaderFailedError())
 
 
 class _LeaderFailedError(Exception):

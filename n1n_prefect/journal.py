@@ -7,7 +7,7 @@ A torn *sent* was never sent; a torn *answered* is an unknown outcome.
 """
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Literal, Protocol
 
@@ -86,9 +86,15 @@ def history(request_key: str) -> Generator[Read, Any, list[Attempt]]:
         sent = _record((yield Read(journal_key(request_key, number, "sent"))))
         if sent is None:
             return attempts
-        answered = _record((yield Read(journal_key(request_key, number, "answered")))) or {}
-        outcome = answered.get("outcome", "unknown")
-        attempts.append(Attempt(number, outcome, answered, sent.get("refresh", ""), _time_of(sent)))
+        found = yield from answer(request_key, number)
+        known = found or Attempt(number, "unknown")
+        attempts.append(replace(known, refresh=sent.get("refresh", ""), at=_time_of(sent)))
+
+
+def answer(request_key: str, number: int) -> Generator[Read, Any, Attempt | None]:
+    """What is known of an attempt's outcome, or None."""
+    record = _record((yield Read(journal_key(request_key, number, "answered"))))
+    return Attempt(number, record.get("outcome", "unknown"), record) if record is not None else None
 
 
 def _record(data: bytes | None) -> dict[str, Any] | None:

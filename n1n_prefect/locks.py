@@ -35,13 +35,14 @@ class SharedLock:
     Args:
         manager: Who keeps the locks.
         request_key: The paid request's identity.
-        timeout_seconds: How long the call may take.
+        timeout_seconds: How long the reply may take to begin.
     """
 
     def __init__(self, manager: LockManager, request_key: str, timeout_seconds: float) -> None:
         self.manager = manager
-        self.key = f"n1n-{request_key}"
-        self.hold_seconds = timeout_seconds + BODY_SECONDS + _STORING_SECONDS
+        self.key = f"n1n-call-{request_key}"  # not Prefect's own, which it waits for by taking the lock without an end
+        # The request may take as long to leave as the reply to begin.
+        self.hold_seconds = 2 * timeout_seconds + BODY_SECONDS + _STORING_SECONDS
         self._holder = ""
 
     def acquire(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import State
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 
@@ -71,9 +71,10 @@ UNDER_WAY = ImageOutcome("?", "pending", "Under way.")
 def final_state(outcomes: Iterable[ImageOutcome]) -> Any:
     """The Prefect state in which a flow ends, for it to return: what came of its images, in words.
 
-    Completed, with the outcomes as the flow's result, when an image arrived. Failed when none
-    did, and, named `OverBudget`, when a ceiling kept calls from being made; the caller of the
-    flow then gets the error. The message says how many images ended how, and what they cost.
+    Completed, with the outcomes as the flow's result, when an image arrived, uploaded or only
+    generated. Failed when none did, and, named `OverBudget`, when a ceiling kept calls from being
+    made; the caller of the flow then gets the error. The message says how many images ended how,
+    what they cost, and how a failed run goes on.
 
     ```python
     @flow
@@ -92,12 +93,18 @@ def final_state(outcomes: Iterable[ImageOutcome]) -> Any:
     message = str(Totals.of(ended))
     refused = next((outcome for outcome in ended if outcome.status == "over_budget"), None)
     if refused is not None:
-        message = f"{message} {refused.reason} What was paid is safe, and a resumed run pays for the rest alone."
+        message = f"{message} {refused.reason} What was paid is safe.{_how_to_go_on()}"
         return Failed(name="OverBudget", message=message, data=errors.BudgetExceededError(message))
-    if ended and not any(outcome.ok for outcome in ended):
-        message = f"{message} The first reason: {ended[0].reason}"
+    if ended and not any(outcome.ok or (outcome.status == "pending" and outcome.image) for outcome in ended):
+        message = f"{message} The first reason: {ended[0].reason}{_how_to_go_on()}"
         return Failed(message=message, data=errors.N1nError(message))
     return Completed(message=message, data=ended)
+
+
+def _how_to_go_on() -> str:
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    return f" To go on without paying again: n1n-prefect resume {run.id}" if run else ""
 
 
 def outcome_of(result: object, id: str = "", *, attempts: int = 1) -> ImageOutcome:  # noqa: A002 - the field's name

@@ -89,25 +89,38 @@ class PaidCall:
 
     def _steps(self) -> Steps:
         gemini.check(self.loaded)
-        pause = 0.25
-        number, before, found = yield from self._look()
-        while found is None and (yield Turn()):  # which another process has
-            yield Pause(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-            number, before, found = yield from self._look()
-        if found is None and self.is_shared:  # another process may have ended the call before our turn came
-            number, before, found = yield from self._look()
-        if found is not None:
-            return found
-        return (yield from self._attempt(number, before))
+        number, before, found = yield from self._look(alone=not self.is_shared)
+        try:
+            pause = 0.25
+            while found is None and (yield Turn()):  # which another process has
+                yield Pause(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                number, before, found = yield from self._look(alone=False)
+            if found is None and self.is_shared:  # another process may have ended the call before our turn came
+                number, before, found = yield from self._look(alone=True)
+            return found or (yield from self._attempt(number, before))
+        except N1nError as error:
+            error.possible_duplicates = max(error.possible_duplicates, count(before, MAYBE_PAID))
+            if error.charged == "no" and any(map(_may_have_cost, before)):
+                error.charged = "unknown"
+            raise
 
     # ── what is known ────────────────────────────────────────────────────────
 
-    def _look(self) -> Generator[Any, Any, tuple[int, list[Attempt], GeneratedImage | None]]:
-        """The next attempt's number, the attempts that count, and the image that they left."""
+    def _look(self, *, alone: bool) -> Generator[Any, Any, tuple[int, list[Attempt], GeneratedImage | None]]:
+        """The next attempt's number, the attempts that count, and the image that they left.
+
+        Unless we are known to be alone with it, a call that is *sent* may be under way elsewhere:
+        then its reply is not ours to take, nor its outcome ours to judge.
+        """
         attempts = yield from journal.history(self.key)
         mine = [attempt for attempt in attempts if self._counts(attempt)]
-        found = (yield from self._found(mine)) if mine else None
+        found = (yield from self._found(mine, alone=alone)) if mine else None
+        if found is None and alone and any(attempt.outcome == "unknown" for attempt in mine):
+            # Another process may have written its answer, and forgotten its reply, since we read.
+            again = yield from journal.history(self.key)
+            if [attempt.outcome for attempt in again] != [attempt.outcome for attempt in attempts]:
+                return (yield from self._look(alone=alone))
         return len(attempts), mine, found
 
     def _counts(self, attempt: Attempt) -> bool:
@@ -115,13 +128,15 @@ class PaidCall:
             return False
         return self.since is None or attempt.at >= self.since
 
-    def _found(self, attempts: list[Attempt]) -> Generator[Any, Any, GeneratedImage | None]:
+    def _found(self, attempts: list[Attempt], *, alone: bool) -> Generator[Any, Any, GeneratedImage | None]:
         """What earlier attempts left: the image, an error to replay free, or None to try again."""
         last = attempts[-1]
         for attempt in reversed(attempts):
             if attempt.outcome == "image":
                 yield Forget(self._name(attempt.number))
-                return replace(_IMAGE.validate_python(attempt.record["image"]), reused=True)
+                return _reused(attempt)
+        if not alone and last.outcome == "unknown":
+            return None
         for place, attempt in reversed(list(enumerate(attempts))):
             spooled = (yield Recall(self._name(attempt.number))) if attempt.outcome == "unknown" else None
             if spooled is not None:
@@ -154,20 +169,39 @@ class PaidCall:
             except N1nError as error:
                 if error.charged != "no":
                     raise self._judged(error, "unknown", before) from error.__cause__
-                yield journal.failed(self.key, number, "failed", error)
-                raise
-            image = yield from self._conclude((yield Recall(self._name(number))), number, before)
+                image = yield from self._failed(number, "failed", error)
+                if image is None:
+                    raise
+            else:
+                image = yield from self._conclude((yield from self._recalled(number)), number, before)
         except BaseException as error:
-            if isinstance(error, N1nError):
-                error.possible_duplicates = lost
             # A StagingError after *sent* stands in place of an outcome that may have cost something.
             is_free = isinstance(error, N1nError) and error.charged == "no"
             if has_ceiling and (not sent or (is_free and not isinstance(error, errors.StagingError))):
                 yield Settle(reserved, 0.0)
             raise
-        if has_ceiling and image.estimated_cost_usd is not None:
+        if has_ceiling and not image.reused and image.estimated_cost_usd is not None:
             yield Settle(reserved, image.estimated_cost_usd)
         return image
+
+    def _recalled(self, number: int) -> Generator[Any, Any, SpooledReply]:
+        """The reply that has just arrived."""
+        try:
+            spooled = yield Recall(self._name(number))
+        except errors.StagingError as error:
+            error.charged = "unknown"
+            raise
+        if spooled is None:
+            raise errors.StagingError("The reply vanished from the spool on the local disk.", charged="unknown")
+        return spooled
+
+    def _failed(self, number: int, outcome: Outcome, error: N1nError) -> Generator[Any, Any, GeneratedImage | None]:
+        """Writes down an outcome without an image, unless another process got one under the same number."""
+        there = yield from journal.answer(self.key, number)
+        if there is not None and there.outcome == "image":
+            return _reused(there)
+        yield journal.failed(self.key, number, outcome, error)
+        return None
 
     def _estimate(self) -> float:
         """What the call is counted as before it is made, in US dollars."""
@@ -181,10 +215,8 @@ class PaidCall:
 
     # ── understanding ────────────────────────────────────────────────────────
 
-    def _conclude(self, spooled: SpooledReply | None, number: int, before: list[Attempt]) -> Steps:
+    def _conclude(self, spooled: SpooledReply, number: int, before: list[Attempt]) -> Steps:
         """Understands a whole reply and makes its outcome durable."""
-        if spooled is None:
-            raise errors.StagingError("The reply vanished from the spool on the local disk.", charged="unknown")
         name = self._name(number)
         try:
             reply = gemini.read_reply(spooled.status, spooled.headers, spooled.body)
@@ -201,11 +233,13 @@ class PaidCall:
                 _name_models(error, (yield Models()))
             outcome = journal.outcome_of(error)
             try:
-                yield journal.failed(self.key, number, outcome, error)
+                elsewhere = yield from self._failed(number, outcome, error)
             except errors.StagingError as unwritten:
                 unwritten.charged = error.charged  # the reply stays in the spool, to be understood again
                 raise
             yield Forget(name)
+            if elsewhere is not None:
+                return elsewhere
             raise self._judged(error, outcome, before) from None
         record = _IMAGE.dump_python(image, mode="json")
         try:
@@ -287,6 +321,16 @@ class PaidCall:
 
     def _name(self, number: int) -> str:
         return f"{self.key}-{number}"
+
+
+def _reused(attempt: Attempt) -> GeneratedImage:
+    return replace(_IMAGE.validate_python(attempt.record["image"]), reused=True)
+
+
+def _may_have_cost(attempt: Attempt) -> bool:
+    """Whether an attempt without an image was, or may have been, charged."""
+    charged = attempt.record.get("error", {}).get("charged", "no")
+    return attempt.outcome in MAYBE_PAID or (attempt.outcome != "image" and charged != "no")
 
 
 def _name_models(error: N1nError, models: list[str]) -> None:

@@ -1,5 +1,6 @@
 """What a deployment sets once: spending, where inputs may come from, and staging rules."""
 
+import difflib
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -99,8 +100,24 @@ def settings() -> N1nSettings:
     return _read(tuple(sorted(item for item in os.environ.items() if item[0].startswith(prefix))))
 
 
+def _refuse_misspelt(environment: tuple[tuple[str, str], ...]) -> None:
+    """A ceiling whose name is wrong would be no ceiling."""
+    known = {f"{_PREFIX}{name.upper()}" for name in N1nSettings.model_fields}
+    for name, _ in environment:
+        if name.startswith(_PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            raise InvalidRequestError(
+                f"There is no setting {name}; "
+                + (f"did you mean {near[0]}?" if near else f"there are {sorted(known)}.")
+            )
+
+
+_PREFIX = "PREFECT_INTEGRATIONS_N1N_"
+
+
 @lru_cache(maxsize=4)
 def _read(_environment: tuple[tuple[str, str], ...]) -> N1nSettings:
+    _refuse_misspelt(_environment)
     try:
         return N1nSettings()
     except ValidationError as exc:

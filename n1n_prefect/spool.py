@@ -1,6 +1,8 @@
 """Replies that have arrived and are not yet staged: whole on the local disk before anything is made of them."""
 
+import errno
 import os
+import shutil
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,8 +13,10 @@ from typing import BinaryIO
 import orjson
 
 from n1n_prefect.client import ReplyHead
+from n1n_prefect.errors import JournalUnreadableError
 
 _LENGTH = 8  # bytes that say how long the trailer before them is
+_LEAST_FREE = 64 << 20  # bytes; the largest reply is 30 MB, and others arrive beside it
 _BUFFER = 1 << 20  # bytes; replies arrive in pieces of some kilobytes, each a write and a switch of threads otherwise
 
 
@@ -48,22 +52,37 @@ class Spool:
         """A sink for a reply; it counts only if `whole` is called before the end."""
         part = self._path(name).with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
         self.folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self.folder).free < _LEAST_FREE:
+            raise OSError(errno.ENOSPC, f"less than {_LEAST_FREE >> 20} MiB are free", str(self.folder))
+        arrival: Arrival | None = None
         try:
             with part.open("wb", buffering=_BUFFER) as file:
                 arrival = Arrival(file)
                 yield arrival
-            if arrival.is_whole:
-                part.replace(self._path(name))
         finally:
+            # Whole is whole, whatever interrupts us now.
+            if arrival is not None and arrival.is_whole:
+                part.replace(self._path(name))
             part.unlink(missing_ok=True)
 
     def find(self, name: str) -> SpooledReply | None:
-        """The whole reply of that name, or None; a file that a power cut left torn is none."""
+        """The whole reply of that name, or None; a file that a power cut left torn is none.
+
+        Raises:
+            JournalUnreadableError: There may be one, and it cannot be read; nothing is spent until it can.
+        """
         try:
             with self._path(name).open("rb") as file:
                 return _read(file)
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:  # too short for a trailer
+                return None
+            raise JournalUnreadableError(
+                f"The reply {self._path(name)} cannot be read ({exc}); it may be paid for, so nothing was spent now. "
+                "Make it readable for this user."
+            ) from exc
 
     def forget(self, name: str) -> None:
         """Removes a reply that is staged."""

@@ -50,7 +50,11 @@ class LocalStorage:
         except FileNotFoundError:
             return None
         except OSError as exc:
-            raise JournalUnreadableError(f"{self._path(key)} cannot be read: {exc}. Nothing was spent.") from exc
+            raise JournalUnreadableError(
+                f"{self._path(key)} cannot be read: {exc.strerror or exc}. Nothing was spent. Check "
+                "PREFECT_LOCAL_STORAGE_PATH, or the flow's result_storage.",
+                is_transient=not isinstance(exc, (NotADirectoryError, IsADirectoryError, PermissionError)),
+            ) from exc
 
     def write(self, key: str, data: bytes) -> None:
         """Stores bytes under a key."""

@@ -5,7 +5,10 @@ code, and so that every `yield` is a place where a test can kill it.
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -184,9 +187,28 @@ def _advance(
             failure = exc
 
 
+# Threads of our own: an event loop's default ones are few, and may all wait for what needs another.
+_MOST_THREADS = 32
+_threads = ThreadPoolExecutor(_MOST_THREADS, "n1n")
+
+
+def _renew_threads() -> None:
+    global _threads  # noqa: PLW0603 - a forked child has none of its parent's threads
+    _threads = ThreadPoolExecutor(_MOST_THREADS, "n1n")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_threads)
+
+
+def _started(work: Callable[[], T]) -> "asyncio.Future[T]":
+    # A future and no task: the end of `asyncio.run` cancels tasks, and would leave the thread alone.
+    return asyncio.wrap_future(_threads.submit(copy_context().run, work))
+
+
 async def in_thread(work: Callable[[], T]) -> T:
     """What the work gives in a thread; a cancellation takes effect once it has ended."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
+    running = _started(work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -195,7 +217,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 async def _settled(work: Callable[[], object]) -> None:
-    await _ended(asyncio.ensure_future(asyncio.to_thread(work)))
+    await _ended(_started(work))
 
 
 async def _ended(running: "asyncio.Future[Any]") -> None:

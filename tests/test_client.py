@@ -85,7 +85,7 @@ class TestSend:
         now = iter([0.0, 1.0, 500.0])
         monkeypatch.setattr("n1n_prefect.client.time.monotonic", lambda: next(now))
         slow = client(lambda request: httpx.Response(200, stream=_Chunks([b"a", b"b", b"c"])))
-        with pytest.raises(errors.OutcomeUnknownError, match="420 s"):
+        with pytest.raises(errors.OutcomeUnknownError, match="120 s"):
             slow.send(POST, BytesIO())
 
 

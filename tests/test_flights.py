@@ -170,6 +170,37 @@ class TestSingleFlight:
 
 class TestASynchronousCallInALoop:
     @pytest.mark.timeout(30)
+    async def test_it_is_refused_also_where_a_thread_leads(self):
+        flights, go = SingleFlight(), threading.Event()
+        leader = asyncio.get_running_loop().run_in_executor(None, flights.run, "k", lambda: go.wait(20))
+        while "k" not in flights._flights:  # noqa: ASYNC110 - a flight has no event
+            await asyncio.sleep(0.01)
+        with pytest.raises(InvalidRequestError, match="agenerate_image"):
+            flights.run("k", lambda: "never")
+        go.set()
+        await leader
+
+    @pytest.mark.timeout(30)
+    async def test_a_bound_that_was_passed_is_kept_by_those_who_wait(self):
+        bound, most, inside = InFlight(2), 0, 0
+
+        async def call():
+            nonlocal most, inside
+            async with bound.aslot():
+                inside += 1
+                most = max(most, inside)
+                await asyncio.sleep(0.005)
+                inside -= 1
+
+        calls = [asyncio.create_task(call()) for _ in range(30)]
+        for _ in range(10):
+            await asyncio.sleep(0.001)
+            with bound.slot():
+                pass
+        await asyncio.gather(*calls)
+        assert (most, bound._busy) == (2, 0)
+
+    @pytest.mark.timeout(30)
     async def test_it_passes_a_bound_whose_holders_need_the_loop(self):
         bound = InFlight(1)
         async with bound.aslot():

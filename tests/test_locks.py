@@ -41,17 +41,17 @@ class TestSharedLock:
         key = uuid.uuid4().hex
         lock = SharedLock(manager, key, 10)
         assert lock.acquire()
-        assert 0 < Redis.from_url(redis_server).ttl(f"lock:n1n-{key}") <= 10 + 120 + 60
+        assert 0 < Redis.from_url(redis_server).ttl(f"lock:n1n-call-{key}") <= 2 * 10 + 120 + 60
         lock.release()
 
     def test_one_that_ended_meanwhile_is_left_to_who_has_it_now(self, manager, redis_server, caplog):
         key = uuid.uuid4().hex
         lock = SharedLock(manager, key, 10)
         assert lock.acquire()
-        Redis.from_url(redis_server).set(f"lock:n1n-{key}", "somebody else")
+        Redis.from_url(redis_server).set(f"lock:n1n-call-{key}", "somebody else")
         lock.release()
         assert "was not given back" in caplog.text
-        assert Redis.from_url(redis_server).get(f"lock:n1n-{key}") == b"somebody else"
+        assert Redis.from_url(redis_server).get(f"lock:n1n-call-{key}") == b"somebody else"
 
     def test_a_lost_server_spends_nothing(self, own_redis):
         with own_redis() as url:

@@ -237,6 +237,10 @@ class TestFinalState:
     def test_nothing_was_asked(self):
         assert final_state([]).is_completed()
 
+    def test_images_that_nobody_wanted_uploaded_have_arrived(self):
+        assert final_state([outcome_of(IMAGE)]).is_completed()
+        assert final_state([ImageOutcome("a", "pending", "Not finished.")]).is_failed()
+
 
 class TestRememberFailure:
     def test_outside_of_a_task_nothing_is_remembered(self):

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -609,6 +611,54 @@ class TestSharedWithOtherProcesses:
         run(replace(call(), is_shared=True).steps(), do)
         assert pauses == [0.25, 0.5, 1, 2, 4, 5, 5, 5]
 
+    def test_one_that_is_sent_is_neither_judged_nor_taken_before_the_turn_is_ours(self):
+        """Its holder may be alive: not even a user who wants no repeats is told that its answer is lost."""
+
+        def answers(world):
+            world.stored.update(other.stored)
+            world.spooled.clear()
+
+        other, world = World(), World(turns=[answers])
+        made(other)
+        sent = journal_key(KEY, 0, "sent")
+        world.stored[sent] = other.stored[sent]
+        world.spooled[f"{KEY}-0"] = reply()
+        image = self.made(world, on_unknown_outcome="fail")
+        assert image.reused
+        assert world.paid == 0
+
+
+class TestTwoProcessesWithoutLocks:
+    """They may take the same number; what one of them was given is not lost to the other."""
+
+    @pytest.mark.parametrize("name", ["errors/google-retry-info.json", "gemini/no-image.json"])
+    def test_a_failure_does_not_overwrite_an_image(self, name):
+        class Late(World):
+            def _send(self):
+                made(other)
+                self.stored.update(other.stored)
+                super()._send()
+
+        other, world = World(), Late(script=[reply(name, 429 if "errors" in name else 200)])
+        assert made(world).reused
+        assert journal(world)["0.answered"]["outcome"] == "image"
+        assert made(world).reused
+        assert world.paid == 1
+
+    def test_an_answer_that_comes_while_we_look_is_found(self):
+        class Late(World):
+            def _do(self, step):
+                if isinstance(step, Recall):
+                    self.stored.update(other.stored)  # and its spooled reply is forgotten
+                return super()._do(step)
+
+        other, world = World(), Late()
+        made(other)
+        sent = journal_key(KEY, 0, "sent")
+        world.stored[sent] = other.stored[sent]
+        assert made(world).reused
+        assert world.paid == 0
+
 
 class TestPossibleDuplicates:
     def test_an_image_after_a_lost_answer_says_so(self):
@@ -619,6 +669,29 @@ class TestPossibleDuplicates:
         assert made(world).possible_duplicates == 1
         assert "may be paid twice" in world.warnings[0]
         assert made(world).possible_duplicates == 1  # found again
+
+    @pytest.mark.parametrize("where", [Turn, Reserve], ids=["no turn", "over budget"])
+    def test_an_error_before_the_next_call_does_not_make_the_lost_one_free(self, where):
+        world = World(script=[errors.OutcomeUnknownError("lost"), reply()])
+        with pytest.raises(errors.OutcomeUnknownError):
+            made(world)
+
+        def do(step):
+            if isinstance(step, where):
+                raise errors.BudgetExceededError("no more")
+            return world.do(step)
+
+        with pytest.raises(errors.BudgetExceededError) as caught:
+            run(call(Spending(max_usd_per_run=1)).steps(), do)
+        assert (caught.value.possible_duplicates, caught.value.charged) == (1, "unknown")
+
+    def test_an_answer_without_an_image_may_have_cost_though_the_next_call_is_free(self):
+        world = World(script=[reply("gemini/no-image.json"), reply("errors/google-retry-info.json", 429)])
+        with pytest.raises(errors.NoImageError):
+            made(world)
+        with pytest.raises(errors.RateLimitError) as caught:
+            made(world)
+        assert caught.value.charged == "unknown"
 
     def test_an_error_after_a_lost_answer_says_so(self):
         world = World(script=[errors.OutcomeUnknownError("lost"), reply("gemini/blocked-prompt.json")])
@@ -670,6 +743,37 @@ class TestCancelled:
             await making
         assert journal(world)["0.answered"]["outcome"] == "image"
         assert made(world).reused
+
+    def test_an_image_that_is_being_staged_when_the_flow_fails_is_staged(self):
+        """The end of `asyncio.run` cancels every task there is."""
+        world = World()
+
+        def do(step):
+            if isinstance(step, Write) and "originals" in step.key:
+                reached.set()
+                time.sleep(0.3)
+            return world.do(step)
+
+        async def fails():
+            await asyncio.to_thread(reached.wait, 30)
+            raise RuntimeError("another image")
+
+        async def flow():
+            await asyncio.gather(arun(call().steps(), do, world.ado), fails())
+
+        reached = threading.Event()
+        with pytest.raises(RuntimeError, match="another image"):
+            asyncio.run(flow())
+        assert journal(world)["0.answered"]["outcome"] == "image"
+
+    async def test_it_needs_no_thread_of_the_loop_s_own(self):
+        """Synchronous calls that wait for an asynchronous one may hold them all."""
+        gate, world = threading.Event(), World()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        waiting = asyncio.get_running_loop().run_in_executor(None, gate.wait, 30)
+        assert (await arun(call().steps(), world.do, world.ado)).sha256
+        gate.set()
+        await waiting
 
     async def test_a_call_under_way_is_known_to_be_unknown_and_its_dollars_stay_counted(self):
         world, amounts, sending = World(), [], asyncio.Event()

@@ -108,3 +108,9 @@ class TestFiles:
         found = N1nSettings()
         assert found.unknown_retries == 4
         assert found.input_roots == [Path("/data"), Path("/more")]
+
+
+def test_a_misspelt_ceiling_is_not_ignored(monkeypatch):
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_N1N_MAX_USD_PER_RUNS", "0.01")
+    with pytest.raises(InvalidRequestError, match=r"did you mean PREFECT_INTEGRATIONS_N1N_MAX_USD_PER_RUN\?"):
+        settings()

@@ -2,7 +2,9 @@
 
 import pytest
 
+from n1n_prefect import spool as spools
 from n1n_prefect.client import ReplyHead
+from n1n_prefect.errors import JournalUnreadableError
 from n1n_prefect.spool import Spool
 
 
@@ -47,6 +49,35 @@ class TestSpool:
         with spool.arriving("k-0") as arrival:
             arrival.write(b"half")
         assert list(spool.folder.iterdir()) == []
+
+    def test_an_arrival_that_is_whole_stays_whatever_interrupts_us_then(self, spool):
+        def interrupted():
+            with spool.arriving("k-0") as arrival:
+                arrival.write(b"body")
+                arrival.whole(ReplyHead(200, {}))
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert bytes(spool.find("k-0").body) == b"body"
+
+    def test_a_reply_that_cannot_be_opened_is_not_absent(self, spool):
+        put(spool, "k-0")
+        spool._path("k-0").unlink()
+        spool._path("k-0").mkdir()
+        with pytest.raises(JournalUnreadableError, match="nothing was spent now"):
+            spool.find("k-0")
+
+    @pytest.mark.parametrize("torn", [b"", b"half", b"\xff" * 40])
+    def test_a_torn_file_is_none(self, spool, torn):
+        put(spool, "k-0")
+        spool._path("k-0").write_bytes(torn)
+        assert spool.find("k-0") is None
+
+    def test_a_full_disk_is_known_before_anything_is_sent(self, spool, monkeypatch):
+        monkeypatch.setattr(spools, "_LEAST_FREE", 1 << 60)
+        with pytest.raises(OSError, match="MiB are free"), spool.arriving("k-0"):
+            pytest.fail("it must not come to that")
 
     def test_a_forgotten_reply_is_gone_and_forgetting_twice_is_no_error(self, spool):
         put(spool, "k-0")

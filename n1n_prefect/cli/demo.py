@@ -88,7 +88,7 @@ def _both_flows(output: Path) -> int:
             raise RuntimeError("No image was uploaded, so there is none to edit; the reasons are above.")
         edited = _flow("edit_to_s3")([first.uri], INSTRUCTION, credentials, destination)
         _show("edited", "edit the first of them, check and upload it", _awaited(edited), destination, output)
-    _say_what_next(output)
+    _say_what_next()
     return 0
 
 
@@ -208,11 +208,11 @@ def _near(file: Path) -> Path:
     return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
-def _say_what_next(output: Path) -> None:
+def _say_what_next() -> None:
     print(
         f"""
 See the runs and their contact sheets in the Prefect UI:
-  PREFECT_HOME={_near(output / "prefect")} {_near(Path(sys.executable).parent / "prefect")} server start
+  PREFECT_HOME={_near(Path(os.environ["PREFECT_HOME"]))} {_near(Path(sys.executable).parent / "prefect")} server start
   then open http://127.0.0.1:4200/runs
 
 Do the same with your key and bucket (AWS keys as boto3 finds them):

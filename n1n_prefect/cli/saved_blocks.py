@@ -129,7 +129,7 @@ def _differs(stored: Any, saved: Mapping[str, Any], field: str) -> bool:
     if not isinstance(stored, dict) or field not in stored:
         return False
     was, now = cast("dict[str, Any]", stored)[field], saved[field]
-    return was != now and was not in _MASKS and not isinstance(now, (dict, list))
+    return was != now and was not in _MASKS and now not in _MASKS and not isinstance(now, (dict, list))
 
 
 def _texts(value: Any) -> Generator[str, None, None]:

@@ -130,7 +130,7 @@ def _classify(status: int, headers: Mapping[str, str], said: _Said) -> errors.N1
     effective = _effective_status(status, said)
     kind, what, remedy = _kind(effective, said)
     quoted = f": {said.message}" if said.message else ""
-    message = f"{what} (HTTP {status}{f', {said.code}' if said.code else ''}){quoted}"
+    message = f"{what} (HTTP {status}{f', {said.code}' if said.code not in ('', str(status)) else ''}){quoted}"
     return kind(
         f"{message if message.endswith(('.', '。', '!', '?')) else message + '.'} {remedy}",
         said.request_id or request_id_of(headers),
@@ -172,6 +172,7 @@ def _by_words(status: int, said: _Said) -> _Verdict | None:
 
 _CHECK_KEY = "Check `api_key` in the n1n Credentials block, and that `base_url` is the gateway that issued it."
 _BAD_CALL = (errors.InvalidRequestError, "The gateway did not accept the request", "Change the request.")
+_PASSES = "It usually passes with time; nothing was charged."
 _BY_STATUS: dict[int, _Verdict] = {
     401: (errors.AuthenticationError, "The API key was not accepted", _CHECK_KEY),
     403: (
@@ -184,7 +185,7 @@ _BY_STATUS: dict[int, _Verdict] = {
         "The gateway does not know this model",
         "Choose a model that the key serves; `n1n-prefect models` lists them.",
     ),
-    408: (errors.GatewayError, "The gateway gave up waiting for the request", "It is tried again."),
+    408: (errors.GatewayError, "The gateway gave up waiting for the request", _PASSES),
     413: (
         errors.InvalidRequestError,
         "The request is too large for the gateway",
@@ -215,7 +216,7 @@ def _by_status(status: int, said: _Said) -> _Verdict:
         )
     if 400 <= status < 500:
         return _BAD_CALL
-    return errors.GatewayError, "The gateway or its upstream failed", "It is tried again."
+    return errors.GatewayError, "The gateway or its upstream failed", _PASSES
 
 
 def _is_hard_quota(said: _Said) -> bool:
