@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 import traceback
 from collections.abc import AsyncGenerator, Generator
@@ -56,15 +55,6 @@ from n1n_prefect.wire.exchange import HttpRequest
 BlockT = TypeVar("BlockT", bound=Block)
 _LOOP_SECONDS = 60.0  # how long a synchronous call may stop an event loop for a slot of a named limit
 _flights: SingleFlight[GeneratedImage] = SingleFlight()
-
-
-def _renew_flights() -> None:
-    global _flights  # noqa: PLW0603 - those of its parent never end in a forked child
-    _flights = SingleFlight()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_flights)
 
 
 def pay(

@@ -4,6 +4,7 @@ Both work across threads and event loops at once, since one Prefect process has 
 """
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -144,6 +145,7 @@ class SingleFlight(Generic[T]):
                 continue
 
     def _board(self, key: str) -> "tuple[Future[T], bool]":
+        key = _here(key)
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
@@ -158,9 +160,14 @@ class SingleFlight(Generic[T]):
             yield
         finally:
             with self._lock:
-                del self._flights[key]
+                del self._flights[_here(key)]
             if not flight.done():
                 flight.set_exception(_LeaderFailedError())
+
+
+def _here(key: str) -> str:
+    # The flights of its parent never end in a forked child.
+    return f"{os.getpid()} {key}"
 
 
 class _LeaderFailedError(Exception):

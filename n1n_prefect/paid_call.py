@@ -138,7 +138,7 @@ class PaidCall:
         if not alone and last.outcome == "unknown":
             return None
         for place, attempt in reversed(list(enumerate(attempts))):
-            spooled = (yield Recall(self._name(attempt.number))) if attempt.outcome == "unknown" else None
+            spooled = (yield from self._recalled(attempt.number)) if attempt.outcome == "unknown" else None
             if spooled is not None:
                 return (yield from self._conclude(spooled, attempt.number, attempts[:place]))
         if self._is_final(last.outcome, last.record, attempts):
@@ -173,7 +173,11 @@ class PaidCall:
                 if image is None:
                     raise
             else:
-                image = yield from self._conclude((yield from self._recalled(number)), number, before)
+                spooled = yield from self._recalled(number)
+                if spooled is None:
+                    image = yield from self._ended_elsewhere(number)
+                else:
+                    image = yield from self._conclude(spooled, number, before)
         except BaseException as error:
             # A StagingError after *sent* stands in place of an outcome that may have cost something.
             is_free = isinstance(error, N1nError) and error.charged == "no"
@@ -184,16 +188,20 @@ class PaidCall:
             yield Settle(reserved, image.estimated_cost_usd)
         return image
 
-    def _recalled(self, number: int) -> Generator[Any, Any, SpooledReply]:
-        """The reply that has just arrived."""
+    def _recalled(self, number: int) -> Generator[Any, Any, SpooledReply | None]:
+        """The reply to a call that was sent, if it is in the spool."""
         try:
-            spooled = yield Recall(self._name(number))
+            return (yield Recall(self._name(number)))
         except errors.StagingError as error:
             error.charged = "unknown"
             raise
-        if spooled is None:
-            raise errors.StagingError("The reply vanished from the spool on the local disk.", charged="unknown")
-        return spooled
+
+    def _ended_elsewhere(self, number: int) -> Steps:
+        """The image of a reply that another process has taken out of the spool and staged."""
+        there = yield from journal.answer(self.key, number)
+        if there is not None and there.outcome == "image":
+            return _reused(there)
+        raise errors.StagingError("The reply vanished from the spool on the local disk.", charged="unknown")
 
     def _failed(self, number: int, outcome: Outcome, error: N1nError) -> Generator[Any, Any, GeneratedImage | None]:
         """Writes down an outcome without an image, unless another process got one under the same number."""

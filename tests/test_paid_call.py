@@ -645,6 +645,19 @@ class TestTwoProcessesWithoutLocks:
         assert made(world).reused
         assert world.paid == 1
 
+    def test_a_reply_that_another_process_staged_is_found(self):
+        class Late(World):
+            def _do(self, step):
+                if isinstance(step, Recall) and self.paid:
+                    made(other)
+                    self.stored.update(other.stored)
+                    self.spooled.clear()
+                return super()._do(step)
+
+        other, world = World(), Late()
+        assert made(world).reused
+        assert world.paid == 1
+
     def test_an_answer_that_comes_while_we_look_is_found(self):
         class Late(World):
             def _do(self, step):
