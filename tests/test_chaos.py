@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -36,6 +37,7 @@ class Chaos:
     at_once: int
     flow_run_id: str = ""
     kills: int = 0
+    killed: list = field(default_factory=list)
     last: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -62,6 +64,7 @@ class Chaos:
         while len(self.gateway.ledger.calls) == calls and child.poll() is None:
             time.sleep(0.01)
         time.sleep(when)
+        self.killed.append(datetime.now(timezone.utc))
         child.kill()
         child.communicate()
         self.kills += child.returncode == -signal.SIGKILL
@@ -75,9 +78,22 @@ class Chaos:
         return {prompt: duplicates for prompt, (_, duplicates) in self.last.items() if duplicates}
 
     def paid_again_though_answered(self):
-        """How many calls were made again although their answer had gone out whole before the kill."""
-        answered = [call.prompt_excerpt for call in self.gateway.ledger.billed if call.delivered]
-        return sum(times - 1 for times in Counter(answered).values())
+        """How many calls were made again although the gateway had their answer ready when the process was killed."""
+        again = {prompt for prompt, times in self.billed().items() if times > 1}
+        return sum(
+            call.prompt_excerpt in again and any(call.at < kill and self.ended(call) < kill for kill in self.killed)
+            for call in self.gateway.ledger.billed
+            if call.delivered and not self.is_last(call)
+        )
+
+    @staticmethod
+    def ended(call):
+        return call.at + timedelta(seconds=call.seconds)
+
+    def is_last(self, call):
+        """Whether it is the call that gave the prompt its image."""
+        same = [other for other in self.gateway.ledger.billed if other.prompt_excerpt == call.prompt_excerpt]
+        return same[-1] is call
 
     def billed(self):
         return Counter(call.prompt_excerpt for call in self.gateway.ledger.billed)
