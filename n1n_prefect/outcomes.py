@@ -62,10 +62,10 @@ def is_under_way(item: object) -> bool:
 
 def outcomes_so_far(items: Iterable[object]) -> list[ImageOutcome]:
     """`gather_outcomes` that waits for nothing: what is under way is pending."""
-    return gather_outcomes(UNDER_WAY if is_under_way(item) else item for item in items)
+    return gather_outcomes(_UNDER_WAY if is_under_way(item) else item for item in items)
 
 
-UNDER_WAY = ImageOutcome("?", "pending", "Under way.")
+_UNDER_WAY = ImageOutcome("?", "pending", "Under way.")
 
 
 def final_state(outcomes: Iterable[ImageOutcome]) -> Any:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from tests.benchmarks import servers
-from tests.benchmarks.measuring import Line, fresh
+from tests.benchmarks.measuring import Line
 from tests.benchmarks.pipeline import Place
 from tests.benchmarks.variants import counted_run, three_tasks
 
@@ -22,7 +21,7 @@ def lines(where: Place, images: int, rounds: int) -> Iterator[Line]:
         taken: dict[bool, list[dict[str, float]]] = {True: [], False: []}
         for number in range(rounds):
             for protected in (True, False) if number % 2 == 0 else (False, True):
-                taken[protected].append(_run(where, storage, protected, images))
+                taken[protected].append(where.measure(measured, storage, protected, images=images))
         ratios = [ours["cpu_ms"] / bare["cpu_ms"] for ours, bare in zip(taken[True], taken[False], strict=True)]
         cpu = [statistics.median(run["cpu_ms"] for run in taken[protected]) for protected in (True, False)]
         detail = f"{cpu[0]:.1f} ms beside {cpu[1]:.1f} ms"
@@ -33,19 +32,6 @@ def lines(where: Place, images: int, rounds: int) -> Iterator[Line]:
         detail = f"and {done['large_writes']:.1f} of the image itself, {done['reads']:.1f} reads"
         what = f"small writes an image, {storage} result storage"
         yield Line("journal", what, done["small_writes"], "", SMALL_WRITES_AT_MOST, detail)
-
-
-def _run(where: Place, storage: str, protected: bool, images: int) -> dict[str, float]:
-    where.runs += 1
-    home = where.folder / f"run-{where.runs}"
-    env = {
-        "PREFECT_API_URL": where.prefect_api,
-        "PREFECT_HOME": str(home),
-        "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
-    }
-    ended = fresh(measured, storage, protected, images, where.gateway, where.s3, env=env)
-    servers.forget_objects(where.s3)
-    return {**ended.told, "cpu_ms": (ended.cpu_seconds - ended.told["cpu_before"]) / images * 1000}
 
 
 def measured(storage: str, protected: bool, images: int, gateway: str, endpoint_url: str) -> dict[str, float]:
