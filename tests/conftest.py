@@ -22,7 +22,13 @@ os.environ |= {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
-pytest_plugins = ["n1n_prefect.testing.plugin", "tests.s3_servers", "tests.redis_server", "tests.staged_images"]
+pytest_plugins = [
+    "n1n_prefect.testing.plugin",
+    "tests.s3_servers",
+    "tests.redis_server",
+    "tests.staged_images",
+    "tests.prefect_server",
+]
 
 
 def pytest_unconfigure() -> None:
