@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: demo test lint types build wheel check bench clean
+.PHONY: demo test lint types build wheel check compat bench clean
 
 demo: .venv/demo
 	@$(BIN)/n1n-prefect demo
@@ -34,11 +34,15 @@ wheel: build
 
 check: lint types test wheel
 
+# All but the slow tests on every supported Python that is here, with Prefect 3.8 and 3.9.
+compat: .venv/dev
+	$(BIN)/nox
+
 bench: .venv/dev
 	$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf .venv build dist demo-output benchmark-output
+	rm -rf .venv .nox build dist demo-output benchmark-output
 
 .venv/demo: pyproject.toml
 	@echo "Installing into .venv (a minute or two) …"
