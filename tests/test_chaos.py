@@ -24,7 +24,12 @@ from tests.chaos import draw_all
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "3"))
 IMAGES = 20
 
-pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api"), pytest.mark.timeout(60 + 60 * ROUNDS)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.prefect,
+    pytest.mark.usefixtures("prefect_api"),
+    pytest.mark.timeout(60 + 60 * ROUNDS),
+]
 
 
 @dataclass

@@ -76,6 +76,7 @@ class TestPolicies:
             PaidOnce().configure(isolation_level="SERIALIZABLE")
 
 
+@pytest.mark.slow
 @pytest.mark.prefect
 @pytest.mark.usefixtures("prefect_api")
 class TestTwoProcesses:

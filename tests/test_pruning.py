@@ -293,6 +293,7 @@ def keys_in(client, bucket):
     return sorted(found["Key"] for page in pages for found in page.get("Contents", ()))
 
 
+@pytest.mark.slow
 class TestBucket:
     @pytest.mark.parametrize("folder", ["", "flows/results"])
     def test_what_is_old_goes_and_the_rest_stays(self, bucket, folder, tmp_path):

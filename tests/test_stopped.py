@@ -27,7 +27,7 @@ from tests.s3_servers import S3Server, free_port
 
 PROMPTS = ["a fox", "a wolf", "a hare"]
 
-pytestmark = [pytest.mark.prefect, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

@@ -112,6 +112,7 @@ class TestLocal:
         assert len(files_below(local)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.prefect
 @pytest.mark.usefixtures("prefect_api", "local")
 class TestBlocks:

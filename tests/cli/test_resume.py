@@ -39,7 +39,7 @@ from tests import resumable
 
 HERE = "tests/resumable.py"
 
-pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api")]
+pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.usefixtures("prefect_api")]
 
 
 @pytest.fixture

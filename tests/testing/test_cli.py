@@ -32,6 +32,7 @@ class TestMain:
         assert "gateway" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 class TestGateway:
     def test_lists_every_fault_and_who_pays(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["gateway", "--list-faults"]) == 0

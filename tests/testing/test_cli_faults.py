@@ -95,6 +95,7 @@ def test_the_prefect_it_runs_in_is_nobodys_but_our_settings_hold() -> None:
     assert not faults._is_of_prefect("PREFECT_INTEGRATIONS_N1N_UNKNOWN_RETRIES")
 
 
+@pytest.mark.slow
 @pytest.mark.prefect
 class TestRun:
     def test_shows_what_was_paid_twice_and_lost(self, file: Path) -> None:

@@ -68,6 +68,7 @@ class TestCells:
         assert nearest_ratio(shape, entry) == ratio
 
 
+@pytest.mark.slow
 class TestDrawing:
     def test_a_square_png_is_as_large_as_a_real_one(self) -> None:
         assert 1.3e6 < len(DRAWING.draw(Picture(1024, 1024, "image/png", "a lighthouse"))) < 2e6

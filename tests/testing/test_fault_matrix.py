@@ -135,6 +135,7 @@ def matrix() -> FaultMatrix:
     return run_fault_matrix(draw, seconds=0)
 
 
+@pytest.mark.slow
 class TestAFlowThatPaysOnce:
     def test_passes_under_every_fault(self, matrix: FaultMatrix) -> None:
         assert [row.fault for row in matrix.rows] == list(FAULTS)

@@ -21,7 +21,7 @@ from n1n_prefect import HintedDelays, N1nCredentials, S3Location
 from n1n_prefect.testing import FAULTS, FaultMatrix
 from tests.testing.asking import png
 
-pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api")]
+pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.usefixtures("prefect_api")]
 
 # As in earnest, but that a task waits no time of its own before it tries again.
 QUICK: dict[str, Any] = {"retry_delay_seconds": HintedDelays([0.05])}
