@@ -220,8 +220,8 @@ class UploadedImage:
         """The object's page in the AWS console, for whoever may log in there; empty for other stores."""
         if not re.fullmatch("[a-z0-9-]+", self.region):
             return ""
-        where = f"{quote(self.bucket, safe='')}?region={self.region}&prefix={quote(self.key, safe='')}"
-        return f"https://{_console_of(self.region)}/s3/object/{where}"
+        bucket, key = (quote(part, safe="", errors="replace") for part in (self.bucket, self.key))
+        return f"https://{_console_of(self.region)}/s3/object/{bucket}?region={self.region}&prefix={key}"
 
 
 def _console_of(region: str) -> str:
