@@ -32,7 +32,7 @@ from n1n_prefect.settings import settings
 
 _REFUSED = str.maketrans({char: f"~{ord(char):02X}" for char in "\n\r\t\0 #?&%\"'<>[]{}|\\^`"})
 _MAX_KEY = 512  # characters, by Prefect
-_MAX_NAME = 64  # bytes
+_MAX_NAME = 128  # bytes; a SHA-256 and more
 _BY = RelatedResource({"prefect.resource.id": "n1n-prefect", "prefect.resource.role": "asset-materialized-by"})
 
 
@@ -144,7 +144,9 @@ def _upstream(inputs: Iterable[str]) -> list[RelatedResource]:
     keys = [asset_key(address) for address in inputs]
     context = AssetContext.get()
     if context is not None:
-        keys += sorted(asset.key for asset in context.direct_asset_dependencies | context.upstream_assets)
+        # Of our own objects the addresses say more: Prefect takes two uploads of one image for made of each other.
+        inherited = context.direct_asset_dependencies | context.upstream_assets
+        keys += sorted(asset.key for asset in inherited if asset.key not in _made)
     return [
         RelatedResource({"prefect.resource.id": key, "prefect.resource.role": "asset"})
         for key in dict.fromkeys(filter(None, keys))
@@ -158,6 +160,7 @@ def _send(what: str, asset: Asset, facts: dict[str, Any], involved: list[Related
 def _hand_on(asset: Asset) -> None:
     """Makes the object an upstream asset of the user's own `@materialize` tasks that take the upload."""
     flow, task = FlowRunContext.get(), TaskRunContext.get()
+    _made.first_time(asset.key)
     if flow is not None and task is not None:
         flow.task_run_assets.setdefault(task.task_run.id, set()).add(asset)
 
@@ -190,5 +193,10 @@ class _Told:
                 self._known.popitem(last=False)
         return is_new
 
+    def __contains__(self, what: str) -> bool:
+        with self._lock:
+            return what in self._known
+
 
 _told = _Told()
+_made = _Told()

@@ -40,7 +40,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import Event, RelatedResource, emit_event
 
 from n1n_prefect import errors
-from n1n_prefect.errors import N1nError, cut, words_of
+from n1n_prefect.errors import N1nError, charged_in_all, cut, words_of
 from n1n_prefect.images import GeneratedImage, UploadedImage
 from n1n_prefect.run_log import get_logger
 from n1n_prefect.settings import settings
@@ -200,7 +200,7 @@ def _failure(error: BaseException) -> dict[str, object]:
     facts: dict[str, object] = {"error": type(error).__name__, "reason": words_of(error)}
     if isinstance(error, N1nError):
         facts |= _given(
-            charged=error.charged,
+            charged=charged_in_all(error),
             status_code=error.status_code,
             code=error.code,
             finish_reason=error.finish_reason,

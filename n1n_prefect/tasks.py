@@ -580,7 +580,7 @@ class _Item:
     @reported()
     def _check(self) -> None:
         """Refuses, before anything is paid, what no image could be checked or uploaded with."""
-        given, asked = self.arguments, self._asked()
+        given, asked = self.arguments, _request(self.arguments, self.arguments["request"])
         _check_where(*(given[name] for name in _WHERE))
         if given["spec"] is not None:
             _require(given["spec"], ImageSpec, "spec")
