@@ -1,10 +1,12 @@
-"""What a run shows of its images while it goes on: the contact sheet as an artifact of Prefect's."""
+"""What a run shows of its images while it goes on: the contact sheet, progress, and labels and tags in the end."""
 
 import asyncio
 import inspect
 import re
 import time
+from collections import Counter
 from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -15,11 +17,12 @@ from prefect.utilities.context import get_task_and_flow_run_ids
 
 from n1n_prefect.contact_sheet import contact_sheet_markdown, without_gaps
 from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.events import emit_report
 from n1n_prefect.images import ImageOutcome
 from n1n_prefect.outcomes import gather_outcomes, is_under_way, outcomes_so_far
+from n1n_prefect.run_log import get_logger
 from n1n_prefect.steps import arun, run
-from n1n_prefect.telemetry import emit_report
-from n1n_prefect.totals import Totals
+from n1n_prefect.totals import Totals, image_of
 
 _REFRESH_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
@@ -36,9 +39,12 @@ def create_contact_sheet_artifact(
     """The id of a new Markdown artifact of this run, with a picture of each image.
 
     Call it in a flow. Given futures, it waits for them, and on a long run shows what has come so
-    far, anew every 10 seconds. The event `n1n.run.reported` goes with it, with the run's sums and
-    its estimated cost. It takes about a second of CPU for 24 large PNG images. An image that cannot
-    be read any more makes a row that says so, not an error.
+    far, anew every 10 seconds, with a progress artifact beside it whose key ends in `-progress`. In the
+    end the flow run gets a tag for each model, such as `model:gemini-2.5-flash-image`, and the labels `n1n.model`,
+    `n1n.images`, `n1n.failed`, `n1n.reused`, `n1n.estimated_cost_usd`, `n1n.unpriced`,
+    `n1n.charged_without_image` and `n1n.possible_duplicates`; the event `n1n.run.reported` says the same. It takes
+    about a second of CPU for 24 large PNG images. An image that cannot be read any more makes a row
+    that says so, not an error.
 
     Args:
         outcomes: What to show, as for `contact_sheet_markdown`.
@@ -53,13 +59,22 @@ def create_contact_sheet_artifact(
     sheet = _Sheet(without_gaps(outcomes), key, title, description, show_prompts)
     with SyncClientContext.get_or_create() as context:
 
-        def do(step: "_Wait | _Put") -> UUID | None:
-            if isinstance(step, _Wait):
-                return time.sleep(step.seconds)
-            if step.id is None:
-                return context.client.create_artifact(step.artifact).id
-            context.client.update_artifact(step.id, step.change)
-            return step.id
+        def do(step: "_Wait | _Create | _Change | _Mark") -> UUID | None:
+            client = context.client
+            match step:
+                case _Wait(seconds):
+                    return time.sleep(seconds)
+                case _Create(artifact):
+                    return client.create_artifact(artifact).id
+                case _Change(known, change):
+                    client.update_artifact(known, change)
+                case _Mark(run_id, labels, tags):
+                    with _unharmed():
+                        client.update_flow_run_labels(run_id, labels)
+                        own = client.read_flow_run(run_id).tags
+                        if not tags <= {*own}:
+                            client.update_flow_run(run_id, tags=[*own, *sorted(tags - {*own})])
+            return None
 
         return run(sheet.steps(), do)
 
@@ -81,15 +96,24 @@ async def acreate_contact_sheet_artifact(
     sheet = _Sheet(items, key, title, description, show_prompts)
     async with AsyncClientContext.get_or_create() as context:
 
-        async def do(step: "_Wait | _Put") -> UUID | None:
-            if isinstance(step, _Wait):
-                return await asyncio.sleep(step.seconds)
-            if step.id is None:
-                return (await context.client.create_artifact(step.artifact)).id
-            await context.client.update_artifact(step.id, step.change)
-            return step.id
+        async def do(step: "_Wait | _Create | _Change | _Mark") -> UUID | None:
+            client = context.client
+            match step:
+                case _Wait(seconds):
+                    return await asyncio.sleep(seconds)
+                case _Create(artifact):
+                    return (await client.create_artifact(artifact)).id
+                case _Change(known, change):
+                    await client.update_artifact(known, change)
+                case _Mark(run_id, labels, tags):
+                    with _unharmed():
+                        await client.update_flow_run_labels(run_id, labels)
+                        own = (await client.read_flow_run(run_id)).tags
+                        if not tags <= {*own}:
+                            await client.update_flow_run(run_id, tags=[*own, *sorted(tags - {*own})])
+            return None
 
-        return await arun(sheet.steps(), _nothing_else, do, (_Wait, _Put))
+        return await arun(sheet.steps(), _nothing_else, do, (_Wait, _Create, _Change, _Mark))
 
 
 # ── one sheet, from its first look to its last ───────────────────────────────
@@ -101,15 +125,35 @@ class _Wait:
 
 
 @dataclass(frozen=True)
-class _Put:
-    """Create the artifact, or change the one of that id; answered with its id."""
+class _Create:
+    """Create an artifact; answered with its id."""
 
     artifact: ArtifactCreate
-    id: UUID | None
 
-    @property
-    def change(self) -> ArtifactUpdate:
-        return ArtifactUpdate(data=self.artifact.data)
+
+@dataclass(frozen=True)
+class _Change:
+    """Change an artifact."""
+
+    id: UUID
+    change: ArtifactUpdate
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Give the flow run these labels, and these tags beside its own."""
+
+    flow_run_id: UUID
+    labels: dict[str, str | int | float | bool]
+    tags: set[str]
+
+
+@contextmanager
+def _unharmed() -> Generator[None]:
+    try:
+        yield
+    except Exception:  # noqa: BLE001  a run that cannot be labelled is as good as another
+        get_logger().debug("The flow run got no labels and tags.", exc_info=True)
 
 
 def _nothing_else(step: object) -> None:
@@ -127,17 +171,31 @@ class _Sheet:
     def steps(self) -> Generator[Any, Any, UUID]:
         """Shows what there is every few seconds, until all items have ended."""
         ids = self._run_ids()
-        id: UUID | None = None  # noqa: A001 - the artifact's
+        sheet: UUID | None = None
+        progress: UUID | None = None
         due = time.monotonic() + _REFRESH_SECONDS
         while any(map(is_under_way, self.items)):
             yield _Wait(_LOOK_SECONDS)
             if time.monotonic() >= due:
-                id = yield _Put(self._artifact(outcomes_so_far(self.items), ids), id)  # noqa: A001
+                sheet = yield from self._put(self._artifact(outcomes_so_far(self.items), ids), sheet)
+                progress = yield from self._put(self._progress(ids), progress)
                 due = time.monotonic() + _REFRESH_SECONDS
         ended = gather_outcomes(self.items)
-        made: UUID = yield _Put(self._artifact(ended, ids), id)
-        emit_report(Totals.of(ended))
+        made = yield from self._put(self._artifact(ended, ids), sheet)
+        if progress is not None:
+            yield from self._put(self._progress(ids), progress)
+        totals = Totals.of(ended)
+        if ids[1] is not None:
+            yield _Mark(ids[1], _labels(totals, ended), {f"model:{model}" for model in _models(ended)})
+        emit_report(totals)
         return made
+
+    def _put(self, artifact: ArtifactCreate, id: UUID | None) -> Generator[Any, Any, UUID]:  # noqa: A002
+        """Creates the artifact, or changes the one of that id."""
+        if id is None:
+            return (yield _Create(artifact))
+        yield _Change(id, ArtifactUpdate(data=artifact.data, description=artifact.description))
+        return id
 
     def _run_ids(self) -> tuple[UUID | None, UUID | None]:
         _check_key(self.key)
@@ -158,6 +216,48 @@ class _Sheet:
             task_run_id=ids[0],
             flow_run_id=ids[1],
         )
+
+    def _progress(self, ids: tuple[UUID | None, UUID | None]) -> ArtifactCreate:
+        """How much has ended, in per cent."""
+        ended = sum(not is_under_way(item) for item in self.items)
+        return ArtifactCreate(
+            type="progress",
+            key=f"{self.key}-progress",
+            description=f"{ended:,} of {len(self.items):,} images have ended.",
+            data=round(100 * ended / max(len(self.items), 1), 1),
+            task_run_id=ids[0],
+            flow_run_id=ids[1],
+        )
+
+
+# ── what the run is marked with ──────────────────────────────────────────────
+
+_MOST_MODELS = 5
+
+
+def _models(outcomes: Iterable[ImageOutcome]) -> list[str]:
+    """The models that were asked, most used first; some, where there are many."""
+    images = ((outcome, image_of(outcome)) for outcome in outcomes)
+    asked = Counter(_printable(image.model if image else outcome.model) for outcome, image in images)
+    asked.pop("", None)
+    return [model for model, _ in asked.most_common(_MOST_MODELS)]
+
+
+def _printable(model: str) -> str:
+    return "".join(filter(str.isprintable, model))[:80].strip()
+
+
+def _labels(totals: Totals, outcomes: Iterable[ImageOutcome]) -> dict[str, str | int | float | bool]:
+    return {
+        "n1n.model": ", ".join(_models(outcomes)),
+        "n1n.images": totals.images,
+        "n1n.failed": totals.failed,
+        "n1n.reused": totals.reused,
+        "n1n.estimated_cost_usd": totals.estimated_cost_usd,
+        "n1n.unpriced": totals.unpriced,
+        "n1n.charged_without_image": totals.charged_without_image,
+        "n1n.possible_duplicates": totals.possible_duplicates,
+    }
 
 
 def _check_key(key: str) -> None:

@@ -23,7 +23,7 @@ from n1n_prefect.addresses import checked_address, checked_api_key, checked_base
 from n1n_prefect.aws_blocks import location_fields
 from n1n_prefect.careful_block import CarefulBlock
 from n1n_prefect.client import DEFAULT_BASE_URL, AsyncN1nClient, N1nClient
-from n1n_prefect.errors import InvalidRequestError, UploadError
+from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError
 from n1n_prefect.images import GeneratedImage, UploadedImage
 from n1n_prefect.pricing import Price
 from n1n_prefect.s3_errors import location_errors
@@ -398,11 +398,42 @@ class S3Location(CarefulBlock):
             estimated_cost_usd=image.estimated_cost_usd,
             created=done.created,
             original=original,
+            region=self._aws_region(),
         )
         if not done.kept_other:
             return uploaded
         _logger.warning("%s holds another image and was kept; %s was not uploaded.", uploaded.uri, image.sha256)
         return dataclasses.replace(uploaded, media_type="", width=0, height=0)
+
+    def _aws_region(self) -> str:
+        """The region on AWS; empty for another store, also where the environment names its endpoint."""
+        about = self.get_client().meta
+        return str(about.region_name or "") if s3.is_aws(about.endpoint_url) else ""
+
+    def presigned_url(self, of: "str | UploadedImage", *, expires_seconds: int = 900) -> str:
+        """An address by which anybody can fetch an object for a while; made here, asking nobody.
+
+        Whoever has it needs no key: do not log or store it. With temporary credentials it ends with them.
+
+        Args:
+            of: The object: its key in this location's bucket, its `s3://` address, or an upload.
+            expires_seconds: How long it is good for, 1 second to 7 days.
+
+        Raises:
+            InvalidRequestError: That is no object's address, or no time.
+            SourceError: There are no credentials to sign with.
+        """
+        if not 1 <= expires_seconds <= _LONGEST_LINK:
+            raise InvalidRequestError(
+                f"expires_seconds={expires_seconds!r} is not 1 to {_LONGEST_LINK}, which is 7 days."
+            )
+        bucket, key = _object_of(of, self.bucket)
+        with location_errors(SourceError, doing="sign an address of", bucket=bucket, key=key):
+            return str(
+                self.get_client().generate_presigned_url(
+                    "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=int(expires_seconds)
+                )
+            )
 
     def read(self, bucket: str, key: str, max_bytes: int) -> bytes:
         """The bytes of an object in any bucket that these credentials may read.
@@ -436,6 +467,22 @@ class S3Location(CarefulBlock):
         if "bucket" not in made:
             raise InvalidRequestError(f"{type(block).__name__} names no bucket; pass bucket=.")
         return cls(**made)
+
+
+_LONGEST_LINK = 7 * 86_400  # seconds; S3's signatures last no longer
+
+
+def _object_of(named: "str | UploadedImage", bucket: str) -> tuple[str, str]:
+    if isinstance(named, UploadedImage):
+        return named.bucket, named.key
+    if "://" in named:
+        scheme, _, rest = named.partition("://")
+        bucket, _, named = rest.partition("/")
+        if scheme != "s3" or not re.fullmatch(r"[A-Za-z0-9._-]+", bucket):
+            raise InvalidRequestError("That is no address of an object in S3; write s3://bucket/key.")
+    if not named:
+        raise InvalidRequestError("There is no key; write s3://bucket/key, or the key alone.")
+    return bucket, named
 
 
 _clients_lock = Lock()

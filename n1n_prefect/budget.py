@@ -17,9 +17,10 @@ from datetime import datetime, timezone
 from threading import Lock
 from typing import Protocol
 
-from n1n_prefect import counter_store, telemetry
+from n1n_prefect import counter_store
 from n1n_prefect.errors import BudgetExceededError, InvalidRequestError, N1nError
 from n1n_prefect.images import Spending
+from n1n_prefect.run_log import get_logger
 from n1n_prefect.settings import settings
 
 # Dollars are counted in whole millionths: sums of them are exact, in Redis too.
@@ -189,7 +190,7 @@ class DayCount:
         try:
             counter_store.add(self.store, self._key, amount)
         except N1nError as error:
-            telemetry.get_logger().warning("A call stays counted at its estimate for %s: %s", self.day, error)
+            get_logger().warning("A call stays counted at its estimate for %s: %s", self.day, error)
 
     @property
     def _key(self) -> str:

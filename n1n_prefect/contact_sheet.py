@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from n1n_prefect.errors import without_secrets
-from n1n_prefect.images import GeneratedImage, ImageOutcome, excerpt
+from n1n_prefect.images import GeneratedImage, ImageOutcome, UploadedImage, excerpt
 from n1n_prefect.outcomes import gather_outcomes
-from n1n_prefect.telemetry import get_logger
+from n1n_prefect.run_log import get_logger
 from n1n_prefect.thumbnails import MAX_BYTES, data_uri, thumbnail
 from n1n_prefect.totals import Totals, image_of, is_reused
 
@@ -176,6 +176,7 @@ def _texts(outcome: ImageOutcome, show_prompts: bool) -> tuple[str, str]:
         _asked(outcome),
         _delivered(outcome),
         _address(outcome.uploaded.uri) if outcome.uploaded else "",
+        _console_link(outcome.uploaded) if outcome.uploaded else "",
     )
     return f"**{_plain(outcome.id, _NAME) or 'no name'}**", told
 
@@ -246,3 +247,9 @@ def _plain(text: str, length: int) -> str:
 def _address(uri: str) -> str:
     """An address as code, to be copied; as text where it holds what could end the code."""
     return f"`{uri}`" if re.fullmatch(r"[\w.~/:+=@,%'-]+", uri) else _plain(uri, 1100)
+
+
+def _console_link(uploaded: UploadedImage) -> str:
+    """A link to the object in the AWS console, which asks who looks; percent-encoded, so that no key breaks out."""
+    url = uploaded.console_url
+    return f"[open in the AWS console]({url})" if url else ""

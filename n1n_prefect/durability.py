@@ -9,9 +9,9 @@ from prefect.context import FlowRunContext
 
 from n1n_prefect.errors import StagingError
 from n1n_prefect.journal import Storage
+from n1n_prefect.run_log import get_logger
 from n1n_prefect.settings import settings
 from n1n_prefect.staging import LocalStorage
-from n1n_prefect.telemetry import get_logger
 
 _SHARES_ITS_DISK = ("process",)
 """Types of work pools whose runs usually stay on one machine, and find there what an earlier run left."""

@@ -51,6 +51,8 @@ class N1nError(Exception):
         prompt_excerpt: The start of the prompt, once it is known.
         image: The paid `GeneratedImage` that a later step failed on, if there is one.
         possible_duplicates: How many earlier calls for the same image lost their answer; each may have been billed.
+        charge: `charged` as a sentence, once a task has reported the error; it then ends what `str` gives, and so
+            the message of the task run's state.
     """
 
     _is_transient: ClassVar[bool] = False
@@ -84,9 +86,15 @@ class N1nError(Exception):
         self.prompt_excerpt = ""
         self.image: object = None
         self.possible_duplicates = 0
+        self.charge = ""
+
+    @property
+    def reason(self) -> str:
+        """What happened and what to do, with the gateway's id for the call."""
+        return f"{self.message} (request id: {self.request_id})" if self.request_id else self.message
 
     def __str__(self) -> str:
-        return f"{self.message} (request id: {self.request_id})" if self.request_id else self.message
+        return f"{self.reason} {self.charge}".strip()
 
 
 class InvalidRequestError(N1nError, ValueError):
@@ -206,6 +214,56 @@ class UploadError(N1nError):
     _charged = "yes"
 
 
+# ── what it cost, in words ───────────────────────────────────────────────────
+
+_SENTENCES: dict[Charged, str] = {
+    "no": "Not charged.",
+    "yes": "Charged.",
+    "unknown": "It may have been charged.",
+}
+_ENDING = re.compile(
+    r"\s*(?:(?P<no>Not charged\.)|(?P<unknown>It may have been charged\.)"
+    r"|(?P<yes>Charged\.|(?:Charged|Paid for earlier); the image is kept at .*))$",
+    re.DOTALL,
+)
+# What messages of ours say themselves, so that nobody reads it twice.
+_NOTHING_SPENT = re.compile(r"\bnothing was (spent|sent|paid|charged|made)\b", re.IGNORECASE)
+_MAYBE_SPENT = re.compile(r"\bmay have been (billed|paid|charged)\b|\bprobably made and billed\b", re.IGNORECASE)
+
+
+def charge_in_words(error: N1nError) -> str:
+    """A sentence that says whether an error cost money; empty where its message says so already."""
+    kept = getattr(error.image, "uri", "")
+    if kept:
+        paid = "Paid for earlier" if getattr(error.image, "reused", False) else "Charged"
+        return f"{paid}; the image is kept at {kept}"
+    charged = charged_in_all(error)
+    return "" if _said_of_charge(error.message) == charged else _SENTENCES[charged]
+
+
+def charged_in_all(error: N1nError) -> Charged:
+    """What the image cost: that its last call was free does not make an earlier, lost one free."""
+    return "unknown" if error.charged == "no" and error.possible_duplicates else error.charged
+
+
+def charge_read(words: str) -> tuple[str, Charged | None]:
+    """What `str` gave for a reported error, taken apart: its reason, and what it cost if that is said."""
+    found = _ENDING.search(words)
+    if found is None:
+        return words, _said_of_charge(words)
+    charged: Charged = "no" if found["no"] else "unknown" if found["unknown"] else "yes"
+    return words[: found.start()], charged
+
+
+def _said_of_charge(message: str) -> Charged | None:
+    nothing, maybe = _NOTHING_SPENT.search(message), _MAYBE_SPENT.search(message)
+    if bool(nothing) == bool(maybe):
+        return None
+    return "no" if nothing else "unknown"
+
+
+# ── secrets ──────────────────────────────────────────────────────────────────
+
 _KEY_LIKE = re.compile(r"\b(sk-|AIza)[\w-]{8,}|(?<=Bearer )[\w.+/=-]{8,}|(?<=[?&]key=)[^&\s\"']+")
 
 
@@ -223,3 +281,14 @@ def masked(error: N1nError, *secrets: str) -> N1nError:
         setattr(error, name, without_secrets(getattr(error, name), *secrets))
     error.args = (error.message,)
     return error
+
+
+def words_of(error: BaseException, size_bytes: int = 400) -> str:
+    """What an error says for events and spans, where what it cost stands apart: short and without secrets."""
+    said = error.reason if isinstance(error, N1nError) else str(error)
+    return cut(without_secrets(said), size_bytes)
+
+
+def cut(text: str, size_bytes: int) -> str:
+    """At most so many bytes of UTF-8, and nothing that is not valid in it."""
+    return text.encode("utf-8", "replace")[:size_bytes].decode("utf-8", "ignore")

@@ -5,7 +5,7 @@ import logging
 import time
 import traceback
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -15,8 +15,9 @@ from prefect.blocks.core import Block
 from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
 
-from n1n_prefect import budget, errors, pools, telemetry
+from n1n_prefect import budget, errors, events, metrics, pools, spans
 from n1n_prefect.blocks import N1nCredentials, S3Location
+from n1n_prefect.client import ReplyHead
 from n1n_prefect.durability import require_shared
 from n1n_prefect.errors import Charged, InvalidRequestError, N1nError, StagingError
 from n1n_prefect.flights import SingleFlight, loop_of_this_thread
@@ -26,7 +27,8 @@ from n1n_prefect.journal import Storage
 from n1n_prefect.locks import SharedLock
 from n1n_prefect.outcomes import remember_failure
 from n1n_prefect.paid_call import PaidCall
-from n1n_prefect.policies import current_scope, expiry, lock_manager
+from n1n_prefect.policies import current_scope, expiry, is_last_attempt, lock_manager
+from n1n_prefect.run_log import get_logger
 from n1n_prefect.settings import settings
 from n1n_prefect.sources import load_request
 from n1n_prefect.spool import Arrival, Spool
@@ -50,7 +52,6 @@ from n1n_prefect.steps import (
     in_thread,
     run,
 )  # fmt: skip
-from n1n_prefect.wire.exchange import HttpRequest
 
 BlockT = TypeVar("BlockT", bound=Block)
 _LOOP_SECONDS = 60.0  # how long a synchronous call may stop an event loop for a slot of a named limit
@@ -203,7 +204,9 @@ async def _apaid(job: Job) -> GeneratedImage:
 def _carry_out(job: Job) -> GeneratedImage:
     try:
         with ExitStack() as turn:
-            return run(job.call.steps(), Hands(job, turn).do)
+            hands = Hands(job, turn)
+            with hands.seen():
+                return hands.gave(run(job.call.steps(), hands.do))
     finally:
         if job.lock:
             job.lock.release()
@@ -213,7 +216,8 @@ async def _acarry_out(job: Job) -> GeneratedImage:
     try:
         async with AsyncExitStack() as turn:
             hands = AsyncHands(job, turn)
-            return await arun(job.call.steps(), hands.do, hands.ado)
+            with hands.seen():
+                return hands.gave(await arun(job.call.steps(), hands.do, hands.ado))
     finally:
         if job.lock:
             await in_thread(job.lock.release)
@@ -222,9 +226,50 @@ async def _acarry_out(job: Job) -> GeneratedImage:
 class _Hands:
     """What both kinds do alike, in whatever thread: all steps that wait for nobody."""
 
-    job: Job
     arrival: Arrival
-    turn: Any
+
+    def __init__(self, job: Job, turn: Any) -> None:
+        self.job = job
+        self.turn = turn
+        self.waited_seconds = 0.0
+        self.call = spans.GatewayCall(job.call.loaded, base_url=job.credentials.base_url, request_key=job.call.key)
+
+    @contextmanager
+    def seen(self) -> Generator[None]:
+        """Says of the call that was made, if one was, why no image came of it."""
+        try:
+            yield
+        except BaseException as error:
+            self.call.failed(error, events.kind_of(error))
+            raise
+
+    def gave(self, image: GeneratedImage) -> GeneratedImage:
+        """The image, which is also said of the call that was made, if one was."""
+        self.call.gave(image)
+        return image
+
+    @contextmanager
+    def waiting(self) -> Generator[None]:
+        """Counts how long the call waits for others."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waited_seconds += time.monotonic() - begun
+
+    def sending(self, step: Send) -> AbstractContextManager[None]:
+        """The span of the call."""
+        return self.call.sending(
+            attempt=step.attempt,
+            waited_seconds=self.waited_seconds,
+            size_bytes=len(step.request.body),
+            lost=step.lost,
+        )
+
+    def arrived(self, head: ReplyHead) -> None:
+        """Ends the reply in the spool."""
+        self.arrival.whole(head)
+        self.call.arrived(head.status, head.headers, self.arrival.size_bytes)
 
     def do(self, step: Any) -> Any:  # noqa: C901 - one case a step
         """One step's answer."""
@@ -233,7 +278,7 @@ class _Hands:
             case Read(key):
                 return job.storage.read(key)
             case Write(key, data):
-                with telemetry.span("n1n.stage", **{"n1n.storage_key": key, "n1n.size_bytes": len(data)}):
+                with spans.span("n1n.stage", **_staged(key, data)):
                     return job.storage.write(key, data)
             case Describe(key):
                 return job.storage.describe(key)
@@ -251,28 +296,34 @@ class _Hands:
             case Settle(reservation, usd):
                 budget.settle(reservation, usd)
             case Warn(message):
-                telemetry.get_logger().warning(message)
+                get_logger().warning(message)
             case _:
                 raise TypeError(step)
         return None
 
 
+def _staged(key: str, data: bytes) -> dict[str, spans.Attribute]:
+    """What a span says of a write: `original`, `sent` or `answered`, where, and how much."""
+    what = key.rpartition(".")[2] if "/journal/" in key else "original"
+    return {"n1n.stage.what": what, "n1n.storage_key": key, "n1n.size_bytes": len(data)}
+
+
 class Hands(_Hands):
     """Carries out the steps of a job in this thread; its turn ends with the call, or with `turn`."""
 
-    def __init__(self, job: Job, turn: ExitStack) -> None:
-        self.job = job
-        self.turn = turn
+    turn: ExitStack
 
     def do(self, step: Any) -> Any:
         """One step's answer."""
         match step:
             case Turn():
-                return self._take_turn()
+                with self.waiting():
+                    return self._take_turn()
             case Pause(seconds):
-                return time.sleep(seconds)
-            case Send(request):
-                return self._send(request)
+                with self.waiting():
+                    return time.sleep(seconds)
+            case Send():
+                return self._send(step)
             case Models():
                 return self._models()
             case _:
@@ -287,10 +338,10 @@ class Hands(_Hands):
         self.turn.close()
         return True
 
-    def _send(self, request: HttpRequest) -> None:
+    def _send(self, step: Send) -> None:
         client = pools.shared_client(self.job.credentials)
-        with _spooling("unknown"), self.turn.pop_all():
-            self.arrival.whole(client.send(request, self.arrival))
+        with self.sending(step), _spooling("unknown"), self.turn.pop_all():
+            self.arrived(client.send(step.request, self.arrival))
 
     def _models(self) -> list[str]:
         try:
@@ -302,19 +353,19 @@ class Hands(_Hands):
 class AsyncHands(_Hands):
     """Carries out in this event loop what waits for others; its turn ends as that of `Hands`."""
 
-    def __init__(self, job: Job, turn: AsyncExitStack) -> None:
-        self.job = job
-        self.turn = turn
+    turn: AsyncExitStack
 
     async def ado(self, step: Any) -> Any:
         """One step's answer."""
         match step:
             case Turn():
-                return await self._take_turn()
+                with self.waiting():
+                    return await self._take_turn()
             case Pause(seconds):
-                return await asyncio.sleep(seconds)
-            case Send(request):
-                return await self._send(request)
+                with self.waiting():
+                    return await asyncio.sleep(seconds)
+            case Send():
+                return await self._send(step)
             case Models():
                 return await self._models()
             case _:
@@ -329,11 +380,11 @@ class AsyncHands(_Hands):
         await self.turn.aclose()
         return True
 
-    async def _send(self, request: HttpRequest) -> None:
+    async def _send(self, step: Send) -> None:
         async with pools.leased_client(self.job.credentials) as client:
-            with _spooling("unknown"):
+            with self.sending(step), _spooling("unknown"):
                 async with self.turn.pop_all():
-                    self.arrival.whole(await client.send(request, self.arrival))
+                    self.arrived(await client.send(step.request, self.arrival))
 
     async def _models(self) -> list[str]:
         try:
@@ -396,7 +447,7 @@ def _releasing(name: str) -> Generator[None]:
     try:
         yield
     except Exception as exc:  # noqa: BLE001 - the lease ends by itself; the reply matters more
-        telemetry.get_logger().warning("The slot of %r was not given back (%s); its lease will end.", name, exc)
+        get_logger().warning("The slot of %r was not given back (%s); its lease will end.", name, exc)
 
 
 @contextmanager
@@ -418,14 +469,12 @@ def _spooling(charged: Charged) -> Generator[None]:
 @contextmanager
 def _observed(job: Job) -> Generator[None]:
     call = job.call
-    attributes = telemetry.request_attributes(
-        call.loaded.request, base_url=job.credentials.base_url, request_key=call.key
-    )
-    with telemetry.span("n1n.generate", **attributes):
+    with spans.span("n1n.generate", **spans.image_attributes(call.loaded.request, request_key=call.key)):
         try:
             yield
         except N1nError as error:
             _be_patient(error, job.call.spending)
+            spans.annotate_failure(events.kind_of(error))
             raise
 
 
@@ -453,39 +502,45 @@ def reported(subject: ImageRequest | GeneratedImage | UploadedImage | None = Non
         error.image = error.image or image
         error.model = model
         error.prompt_excerpt = getattr(image or subject, "prompt_excerpt", "")
+        error.charge = errors.charge_in_words(error)
         remember_failure(error)
         # Their frames hold replies and input images, and Prefect keeps the error as long as the run.
         traceback.clear_frames(error.__traceback__)
-        line = f"{type(error).__name__}: {error} [charged: {error.charged}]"
-        # Without a traceback, which says nothing to who watches a run.
-        telemetry.get_logger().log(logging.WARNING if error.is_transient else logging.ERROR, line)
-        telemetry.emit(_EVENTS.get(type(error), "failed"), image=image, error=error, model=model)
+        _tell(error, image, model)
         raise
     except Exception:
-        telemetry.get_logger().exception("An error that n1n-prefect has no class for; nothing is tried again.")
+        get_logger().exception("An error that n1n-prefect has no class for; nothing is tried again.")
         raise
 
 
-_EVENTS: dict[type[N1nError], telemetry.EventKind] = {
-    errors.RefusedError: "refused",
-    errors.NoImageError: "no_image",
-    errors.ImageValidationError: "invalid",
-    errors.OutcomeUnknownError: "unknown_outcome",
-}
+def _tell(error: N1nError, image: GeneratedImage | None, model: str) -> None:
+    # Without a traceback, which says nothing to who watches a run.
+    get_logger().log(logging.WARNING if error.is_transient else logging.ERROR, "%s: %s", type(error).__name__, error)
+    kind, is_final = events.kind_of(error), is_final_failure(error)
+    events.emit(kind, image=image, error=error, model=model, is_final=is_final)
+    if is_final:
+        metrics.ended(kind, model=model, error=type(error).__name__)
+
+
+def is_final_failure(error: N1nError) -> bool:
+    """Whether Prefect will not run the task again after this."""
+    return not error.is_transient or is_last_attempt()
 
 
 def _noted(job: Job, image: GeneratedImage, *, joined: bool) -> GeneratedImage:
-    """The image, with its log line, event and span attributes."""
+    """The image, with its log line, event, metrics and span attributes."""
     image = replace(image, reused=True) if joined else image
-    logger = telemetry.get_logger()
+    logger = get_logger()
     facts = f"{image.width}x{image.height} {image.media_type}, {image.size_bytes / 1e6:.2f} MB, {image.model}"
     if image.reused:
         logger.info("Reused %s, nothing paid; pass sample= for another", facts)
     else:
         seconds = time.monotonic() - job.started
         logger.info("Generated %s, %s, in %.1f s", facts, _dollars(image.estimated_cost_usd), seconds)
-    telemetry.emit("reused" if image.reused else "generated", image=image)
-    telemetry.annotate_image(image)
+    kind: events.EventKind = "reused" if image.reused else "generated"
+    events.emit(kind, image=image)
+    metrics.ended(kind, model=image.model, image=None if image.reused else image)
+    spans.annotate_image(image, kind)
     return image
 
 

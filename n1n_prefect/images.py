@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.dataclasses import dataclass
@@ -56,6 +57,11 @@ class Usage:
     def prompt_tokens(self) -> int:
         """All prompt tokens, words and images."""
         return self.input_text_tokens + self.input_image_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """All output tokens: words, images and thoughts."""
+        return self.output_text_tokens + self.output_image_tokens + self.thinking_tokens
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,12 @@ class GeneratedImage:
     storage_key: str = ""
     """The original's key below the storage's root."""
 
+    inputs: tuple[str, ...] = ()
+    """What it was made of, in order: an `s3://` or `https://` address each, or `sha256:` and the bytes' hash."""
+
+    prompt_sha256: str = ""
+    """SHA-256 of the prompt, lower-case hex, so that images of one prompt are found across runs."""
+
     def read_bytes(self) -> bytes:
         """The original bytes, verified against `sha256`.
 
@@ -195,10 +207,29 @@ class UploadedImage:
     original: GeneratedImage | None = None
     """The staged image that was uploaded, so that a report can show it."""
 
+    region: str = ""
+    """The region of AWS that it was put through; empty for other stores."""
+
     @property
     def uri(self) -> str:
         """The object as an `s3://` address."""
         return f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def console_url(self) -> str:
+        """The object's page in the AWS console, for whoever may log in there; empty for other stores."""
+        if not re.fullmatch("[a-z0-9-]+", self.region):
+            return ""
+        bucket, key = (quote(part, safe="", errors="replace") for part in (self.bucket, self.key))
+        return f"https://{_console_of(self.region)}/s3/object/{bucket}?region={self.region}&prefix={key}"
+
+
+def _console_of(region: str) -> str:
+    if region.startswith("cn-"):
+        return f"{region}.console.amazonaws.cn"
+    if region.startswith("us-gov-"):
+        return "console.amazonaws-us-gov.com"
+    return f"{region}.console.aws.amazon.com"
 
 
 def _as_data_uri(data: bytes) -> str:

@@ -16,7 +16,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 
 from n1n_prefect import errors
-from n1n_prefect.errors import Charged, N1nError
+from n1n_prefect.errors import N1nError
 from n1n_prefect.images import GeneratedImage, ImageOutcome, OutcomeStatus, UploadedImage, excerpt
 from n1n_prefect.totals import Totals
 
@@ -170,20 +170,15 @@ def _failed(id: str, error: N1nError, attempts: int) -> ImageOutcome:  # noqa: A
     return ImageOutcome(
         id or (error.request_key or (image.request_key if image else ""))[:12] or "?",
         status,
-        str(error),
+        error.reason,
         image,
-        charged="yes" if image else _charged(error),
+        charged="yes" if image else errors.charged_in_all(error),
         estimated_cost_usd=image.estimated_cost_usd if image else None,
         attempts=attempts,
         model=error.model,
         prompt_excerpt=error.prompt_excerpt,
         possible_duplicates=error.possible_duplicates or (image.possible_duplicates if image else 0),
     )
-
-
-def _charged(error: N1nError) -> Charged:
-    """What the item cost: that its last call was free does not make an earlier, lost one free."""
-    return "unknown" if error.charged == "no" and error.possible_duplicates else error.charged
 
 
 # ── futures ──────────────────────────────────────────────────────────────────
@@ -291,5 +286,8 @@ def _outcome_in_words(message: str) -> ImageOutcome:
     found = _IN_WORDS.search(message)
     kind = getattr(errors, found[1], None) if found else None
     if found and isinstance(kind, type) and issubclass(kind, N1nError):
-        return outcome_of(kind(found[2]))
+        reason, charged = errors.charge_read(found[2])
+        error = kind(reason)
+        error.charged = charged or error.charged
+        return outcome_of(error)
     return ImageOutcome("?", "failed", excerpt(message, 500))

@@ -165,7 +165,7 @@ class PaidCall:
             yield journal.sent(self.key, number, model=self.loaded.request.model, refresh=self.refresh)
             sent = True
             try:
-                yield Send(request)
+                yield Send(request, attempt=number + 1, lost=lost)
             except N1nError as error:
                 if error.charged != "no":
                     raise self._judged(error, "unknown", before) from error.__cause__
@@ -304,6 +304,8 @@ class PaidCall:
                 request.model, reply.usage, factor=self.price_factor, own=self.prices, image_size=request.image_size
             ),
             possible_duplicates=count(before, MAYBE_PAID),
+            inputs=tuple(source.address for source in self.loaded.images),
+            prompt_sha256=hashlib.sha256(request.prompt.encode("utf-8", "replace")).hexdigest(),
         )
 
     # ── judging ──────────────────────────────────────────────────────────────

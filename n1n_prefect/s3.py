@@ -140,7 +140,7 @@ def put(
         **_checksum_arguments(checksum, sha256, data),
         **(extra_args or {}),
     }
-    looks_first = conditional == "never" or (conditional == "auto" and not _is_aws(client.meta.endpoint_url))
+    looks_first = conditional == "never" or (conditional == "auto" and not is_aws(client.meta.endpoint_url))
     writing = _Writing(
         client, client.put_object, arguments, sha256, len(data), if_exists, looks_first, conditional != "never"
     )
@@ -161,7 +161,8 @@ def _md5(data: bytes) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
-def _is_aws(endpoint_url: str) -> bool:
+def is_aws(endpoint_url: str) -> bool:
+    """Whether an endpoint is one of AWS's own."""
     host = urlsplit(endpoint_url).hostname or ""
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 

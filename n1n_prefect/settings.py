@@ -75,6 +75,9 @@ class N1nSettings(PrefectBaseSettings):
         "`fail`, or `allow` where that folder is a shared one.",
     )
     emit_events: bool = Field(default=True, description="Whether an event is emitted for each image and step.")
+    emit_assets: bool = Field(
+        default=True, description="Whether Prefect is told of each object in S3 as an asset, with what it was made of."
+    )
 
     @property
     def spending(self) -> Spending:

@@ -62,6 +62,9 @@ class LoadedImage:
     label: str
     """What people call it: a file's name, a host and path, or `image 2`."""
 
+    address: str = dataclasses.field(default="", compare=False)
+    """Where it came from, if others can find it there: `s3://…`, or `https://…` without its query; else its hash."""
+
 
 @dataclass(frozen=True)
 class LoadedRequest:
@@ -144,7 +147,7 @@ def load_source(
             f"{label} has changed since it was made: its SHA-256 is {sha256}, not {source.sha256!r}. "
             "Name the present object by its s3:// address if it is the one you mean."
         )
-    return LoadedImage(data, sha256, _accepted_type(data, label), label)
+    return LoadedImage(data, sha256, _accepted_type(data, label), label, _address_of(source) or f"sha256:{sha256}")
 
 
 def as_sources(images: object) -> tuple[ImageSource, ...]:
@@ -189,6 +192,19 @@ def _label_of(source: ImageSource) -> str:
     if scheme == "https":
         return excerpt(shown(source).removeprefix("https://"), 120)
     return _printable(source if scheme else Path(source).name)
+
+
+_MAX_ADDRESS = 512  # characters, as long as the key of a Prefect asset may be; results stay small
+
+
+def _address_of(source: ImageSource) -> str:
+    """Where a source is for others too, or nothing; no query, which may hold a signature."""
+    uri = source.uri if isinstance(source, GeneratedImage | UploadedImage) else source
+    scheme = _scheme_of(uri) if isinstance(uri, str) else ""
+    if not isinstance(uri, str) or scheme not in ("s3", "https"):
+        return ""
+    address = shown(uri) if scheme == "https" else f"s3://{uri[5:]}"
+    return address if len(address) <= _MAX_ADDRESS and "…" not in address else ""
 
 
 def _read(source: ImageSource, label: str, rules: SourceRules, read_s3: ReadS3 | None, fetch: Fetch) -> bytes:

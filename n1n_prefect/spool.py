@@ -107,10 +107,12 @@ class Arrival:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.is_whole = False
+        self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
         """Takes the next bytes of the body."""
         self._file.write(data)
+        self.size_bytes += len(data)
 
     def whole(self, head: ReplyHead) -> None:
         """Ends the body; status and headers follow it."""

@@ -76,6 +76,12 @@ class Send:
 
     request: HttpRequest
 
+    attempt: int = 1
+    """Which call for this image it is."""
+
+    lost: int = 0
+    """How many of the earlier ones lost their answer."""
+
 
 @dataclass(frozen=True)
 class Fetch:

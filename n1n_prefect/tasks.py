@@ -7,6 +7,7 @@ returns a small reference; retries, delays and caching are declared here and bel
 import asyncio
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -15,10 +16,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from n1n_prefect import telemetry, validation
+from n1n_prefect import assets, events, metrics, spans, validation
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.errors import ImageValidationError, InvalidRequestError, N1nError
-from n1n_prefect.execution import apay, pay, reported, require_block
+from n1n_prefect.execution import apay, is_final_failure, pay, reported, require_block
 from n1n_prefect.images import (
     DEFAULT_MODEL,
     GeneratedImage,
@@ -35,6 +36,7 @@ from n1n_prefect.images import (
 from n1n_prefect.object_keys import own_metadata
 from n1n_prefect.outcomes import outcome_of
 from n1n_prefect.policies import DELAYS, RETRIES, HintedDelays, PaidOnce, is_last_attempt, worth_retrying
+from n1n_prefect.run_log import get_logger
 from n1n_prefect.sources import as_sources
 from n1n_prefect.steps import arun, run
 
@@ -352,17 +354,37 @@ def _uploaded(
         _require(image, (GeneratedImage, UploadedImage), "image")
         _check_where(destination, name, key, if_exists, metadata)
     paid = image if isinstance(image, GeneratedImage) else image.original
-    with telemetry.span("n1n.upload"), reported(image):
-        where: Any = {"name": name, "key": key, "if_exists": if_exists, "metadata": metadata}
-        if isinstance(image, GeneratedImage):
-            uploaded = destination.put_image(image.read_bytes(), image=image, **where)
-        else:
-            uploaded = destination.copy_image(image, **where)
+    with spans.span("n1n.upload"), reported(image):
+        at = destination.key_for(image, name=name, key=key)
+        with _as_asset(destination.uri_of(at), image):
+            where: Any = {"key": at, "if_exists": if_exists, "metadata": metadata}
+            if isinstance(image, GeneratedImage):
+                uploaded = destination.put_image(image.read_bytes(), image=image, **where)
+            else:
+                uploaded = destination.copy_image(image, **where)
         uploaded = replace(uploaded, original=paid)
-        telemetry.annotate_upload(uploaded)
-        telemetry.get_logger().info("%s %s", "Uploaded" if uploaded.created else "Already there:", uploaded.uri)
-        telemetry.emit("uploaded" if uploaded.created else "already_there", image=paid, uploaded=uploaded)
+        _note_upload(uploaded, assets.lineage_of(image))
     return uploaded
+
+
+@contextmanager
+def _as_asset(uri: str, image: GeneratedImage | UploadedImage) -> Generator[None]:
+    """Tells Prefect that an object could not be written, once that is final."""
+    try:
+        yield
+    except N1nError as error:
+        if is_final_failure(error):
+            assets.emit_failure(uri, error, assets.lineage_of(image))
+        raise
+
+
+def _note_upload(uploaded: UploadedImage, inputs: Sequence[str]) -> None:
+    kind: events.EventKind = "uploaded" if uploaded.created else "already_there"
+    spans.annotate_upload(uploaded, kind)
+    get_logger().info("%s %s", "Uploaded" if uploaded.created else "Already there:", uploaded.uri)
+    events.emit(kind, image=uploaded.original, uploaded=uploaded)
+    assets.emit_upload(uploaded, inputs)
+    metrics.ended(kind, model=uploaded.model)
 
 
 def _check_where(destination: Any, name: Any, key: Any, if_exists: Any, metadata: Any) -> None:
@@ -558,7 +580,7 @@ class _Item:
     @reported()
     def _check(self) -> None:
         """Refuses, before anything is paid, what no image could be checked or uploaded with."""
-        given, asked = self.arguments, self._asked()
+        given, asked = self.arguments, _request(self.arguments, self.arguments["request"])
         _check_where(*(given[name] for name in _WHERE))
         if given["spec"] is not None:
             _require(given["spec"], ImageSpec, "spec")

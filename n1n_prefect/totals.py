@@ -7,6 +7,8 @@ from pydantic.dataclasses import dataclass
 
 from n1n_prefect.images import GeneratedImage, ImageOutcome
 
+_NOT_FAILED = ("uploaded", "already_there", "pending")
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -49,6 +51,11 @@ class Totals:
             ),
             possible_duplicates=sum(outcome.possible_duplicates for outcome in everything),
         )
+
+    @property
+    def failed(self) -> int:
+        """How many items ended without an image in S3, and are not merely unfinished."""
+        return sum(count for status, count in self.by_status.items() if status not in _NOT_FAILED)
 
     def __str__(self) -> str:
         """One line for people."""

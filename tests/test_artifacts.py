@@ -4,10 +4,10 @@ import time
 from uuid import UUID
 
 import pytest
-from prefect import flow, task
-from prefect.client.orchestration import get_client
+from prefect import flow, tags, task
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterId, ArtifactFilterKey
-from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.objects import Artifact, FlowRun
 
 from n1n_prefect import (
     acreate_contact_sheet_artifact,
@@ -101,6 +101,78 @@ class TestArtifact:
         assert stored(flow_with_report()).task_run_id
 
 
+def run_of(artifact_id: UUID) -> FlowRun:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(stored(artifact_id).flow_run_id)
+
+
+@pytest.mark.prefect
+@pytest.mark.usefixtures("prefect_api")
+class TestMarksOfTheRun:
+    """Which models a run asked and what it cost, where runs are listed and found."""
+
+    OUTCOMES = staticmethod(
+        lambda: [
+            good("a", staged(estimated_cost_usd=0.039)),
+            good("b", staged(model="gemini-3-pro-image", estimated_cost_usd=0.134), possible_duplicates=1),
+            good("c", staged(reused=True)),
+            refused(model="gemini-2.5-flash-image"),
+        ]
+    )
+    LABELS = {  # noqa: RUF012
+        "n1n.model": "gemini-2.5-flash-image, gemini-3-pro-image",
+        "n1n.images": 4,
+        "n1n.failed": 1,
+        "n1n.reused": 1,
+        "n1n.estimated_cost_usd": 0.173,
+        "n1n.unpriced": 0,
+        "n1n.charged_without_image": 1,
+        "n1n.possible_duplicates": 1,
+    }
+
+    def test_of_a_flow(self):
+        @flow
+        def draw() -> UUID:
+            create_contact_sheet_artifact([good("z", staged(model="another"))], "marked")
+            return create_contact_sheet_artifact(self.OUTCOMES(), "marked")
+
+        with tags("mine"):
+            run = run_of(draw())
+        assert {name: value for name, value in run.labels.items() if name.startswith("n1n.")} == self.LABELS
+        assert sorted(run.tags) == ["mine", "model:another", "model:gemini-2.5-flash-image", "model:gemini-3-pro-image"]
+
+    async def test_of_an_asynchronous_flow(self):
+        @flow
+        async def draw() -> UUID:
+            return await acreate_contact_sheet_artifact(self.OUTCOMES(), "a-marked")
+
+        run = run_of(await draw())
+        assert self.LABELS.items() <= run.labels.items()
+        assert sorted(run.tags) == ["model:gemini-2.5-flash-image", "model:gemini-3-pro-image"]
+
+    def test_only_some_of_many_models(self):
+        @flow
+        def draw() -> UUID:
+            outcomes = [good(str(n), staged(model=f"model-{n}\n{'x' * 200}")) for n in range(30)]
+            return create_contact_sheet_artifact(outcomes, "many-marked")
+
+        run = run_of(draw())
+        assert len(run.tags) == 5
+        assert max(map(len, run.tags)) <= len("model:") + 80
+
+    def test_a_server_that_refuses_does_no_harm(self, monkeypatch):
+        def refuse(*_: object, **__: object) -> None:
+            raise RuntimeError("no labels here")
+
+        monkeypatch.setattr(SyncPrefectClient, "update_flow_run_labels", refuse)
+
+        @flow
+        def draw() -> UUID:
+            return create_contact_sheet_artifact([good()], "unmarked")
+
+        assert run_of(draw()).tags == []
+
+
 @pytest.mark.prefect
 @pytest.mark.usefixtures("prefect_api")
 class TestLongRuns:
@@ -138,6 +210,26 @@ class TestLongRuns:
         assert "**2 images**: 1 pending, 1 uploaded." in seen[0].data
         assert "Under way." in seen[0].data
         assert "**2 images**: 2 uploaded." in last.data
+        progress = self.first_sheet("live-sheet-progress")
+        assert (progress.type, float(progress.data)) == ("progress", 100.0)
+        assert progress.description == "2 of 2 images have ended."
+        assert progress.flow_run_id == last.flow_run_id
+
+    def test_progress_on_the_way(self):
+        seen = []
+
+        @task
+        def draw(number: int) -> UploadedImage:
+            if number:
+                seen.append(self.first_sheet("half-sheet-progress"))
+            return object_of(staged(), key=f"{number}.png")
+
+        @flow
+        def draw_two() -> UUID:
+            return create_contact_sheet_artifact(draw.map([0, 1]), "half-sheet")
+
+        draw_two()
+        assert float(seen[0].data) == 50.0
 
     async def test_of_coroutines_and_tasks(self):
         seen = []
@@ -160,5 +252,6 @@ class TestLongRuns:
 
         last = stored(await draw_three())
         assert seen[0].id == last.id
+        assert float(self.first_sheet("async-live-sheet-progress").data) == 100.0
         assert "1 pending" in seen[0].data
         assert "**3 images**: 2 uploaded, 1 refused." in last.data

@@ -2,6 +2,7 @@ import base64
 import re
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from markdown_it import MarkdownIt
@@ -79,6 +80,15 @@ class TestRow:
             "64x48 pixels, image/png, 1.8 MB, $0.039",
             f"`s3://shop/week-46/{image.sha256}.png`",
         ]
+
+    def test_an_object_on_aws_has_a_link_to_the_console(self):
+        image = staged()
+        put = object_of(image, key="week 46/a (1)|b.png", region="eu-central-1")
+        ((_, right),) = rows(contact_sheet_markdown([good(image=image, uploaded=put)]))
+        assert right.endswith(
+            "<br>[open in the AWS console](https://eu-central-1.console.aws.amazon.com/s3/object/shop"
+            "?region=eu-central-1&prefix=week%2046%2Fa%20%281%29%7Cb.png)"
+        )
 
     def test_the_picture_is_the_image(self):
         ((left, _),) = rows(contact_sheet_markdown([good(image=staged(png(600, 300)))]))
@@ -341,6 +351,21 @@ class TestHostileText:
     def test_an_honest_address_is_code(self, key):
         image = staged()
         assert f"`s3://shop/{key}`" in contact_sheet_markdown([good(image=image, uploaded=object_of(image, key=key))])
+
+    @pytest.mark.parametrize("key", HOSTILE)
+    def test_no_key_breaks_out_of_its_link(self, key):
+        image = staged()
+        put = object_of(image, bucket=key, key=key, region="eu-central-1")
+        seen = tokens_of(contact_sheet_markdown([good(image=image, uploaded=put)]))
+        (link,) = [token for token in seen if token.type == "link_open"]
+        assert link.attrs["href"].startswith("https://eu-central-1.console.aws.amazon.com/s3/object/")
+        assert link.attrs["href"].endswith(f"&prefix={quote(key, safe='', errors='replace')}")
+
+    @pytest.mark.parametrize("region", HOSTILE)
+    def test_a_region_that_is_none_makes_no_link(self, region):
+        image = staged()
+        sheet = contact_sheet_markdown([good(image=image, uploaded=object_of(image, region=region))])
+        assert "console" not in sheet
 
     def test_joined_emoji_survive(self):
         family = "👩\u200d👩\u200d👧"

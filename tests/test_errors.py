@@ -170,3 +170,70 @@ class TestSecrets:
         said = f"{error} {error!r} {error.args} {vars(error)} ".encode() + pickle.dumps(error)
         assert SECRET.encode() not in said
         assert b"hunter2" not in said
+
+
+class TestChargeInWords:
+    """What a task's state says of money: once, and so that it can be read back."""
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (errors.QuotaError("The balance is used up."), "Not charged."),
+            (errors.RefusedError("The model refused."), "It may have been charged."),
+            (errors.UploadError("There is no bucket."), "Charged."),
+            (errors.GatewayError("It was not reached; nothing was charged."), ""),
+            (errors.JournalUnreadableError("It cannot be read. Nothing was spent."), ""),
+            (errors.OutcomeUnknownError("It was lost, so it may have been billed."), ""),
+            # What a message says of something else does not count.
+            (errors.RefusedError("Known from before, nothing was paid now: refused."), "It may have been charged."),
+            (errors.QuotaError("'may have been billed' says the gateway"), "Not charged."),
+            (errors.RefusedError("nothing was spent, may have been billed"), "It may have been charged."),
+        ],
+    )
+    def test_says_what_the_message_does_not(self, error, said):
+        assert errors.charge_in_words(error) == said
+
+    def test_an_image_that_is_kept(self):
+        error = errors.UploadError("There is no bucket.")
+        error.image = generated()
+        assert errors.charge_in_words(error) == f"Charged; the image is kept at {generated().uri}"
+        error.image = generated(reused=True)
+        assert errors.charge_in_words(error) == f"Paid for earlier; the image is kept at {generated().uri}"
+
+    def test_an_earlier_call_that_was_lost(self):
+        error = errors.RateLimitError("Too many calls.")
+        error.possible_duplicates = 1
+        assert errors.charge_in_words(error) == "It may have been charged."
+
+    def test_is_no_part_of_an_error_that_no_task_reported(self):
+        assert str(errors.InvalidRequestError("width=0")) == "width=0"
+
+    @pytest.mark.parametrize("charged", ["no", "yes", "unknown"])
+    @pytest.mark.parametrize(
+        "message",
+        ["What happened.", "Nothing was spent.", "It may have been billed.", "Charged.", "It says: Not charged.", ""],
+    )
+    @pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind is not ImageValidationError])
+    def test_is_read_back(self, kind, message, charged):
+        error = kind(message, charged=charged)
+        error.charge = errors.charge_in_words(error)
+        assert errors.charge_read(str(error)) == (message, charged)
+
+    def test_a_kept_image_is_read_back_as_a_charge(self):
+        error = errors.UploadError("There is no bucket.", "req-1")
+        error.image = generated()
+        error.charge = errors.charge_in_words(error)
+        assert errors.charge_read(str(error)) == ("There is no bucket. (request id: req-1)", "yes")
+
+    def test_of_words_that_say_nothing_nothing_is_read(self):
+        assert errors.charge_read("boom") == ("boom", None)
+
+
+class TestWordsOf:
+    def test_are_short_and_without_secrets_and_charge(self):
+        error = N1nError(f"Key {SECRET} " + "🦊" * 500)
+        error.charge = "Not charged."
+        words = errors.words_of(error, 100)
+        assert len(words.encode()) <= 100
+        assert SECRET not in words
+        assert "Not charged." not in errors.words_of(N1nError("x"))

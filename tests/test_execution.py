@@ -396,7 +396,7 @@ class TestRetries:
 
         draw()
         said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-        assert any("AuthenticationError" in line and "[charged: no]" in line for line in said)
+        assert any("AuthenticationError" in line and "Not charged." in line for line in said)
         assert any(line.startswith("InvalidRequestError") and ".map(prompts)" in line for line in said)
         assert any(line.startswith("InvalidRequestError") and "not str" in line for line in said)
         assert gateway.api_key not in "".join(said)

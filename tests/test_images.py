@@ -235,6 +235,23 @@ class TestExcerpt:
         assert seen.endswith("…")
 
 
+class TestConsoleUrl:
+    @pytest.mark.parametrize(
+        ("region", "host"),
+        [
+            ("eu-central-1", "eu-central-1.console.aws.amazon.com"),
+            ("cn-north-1", "cn-north-1.console.amazonaws.cn"),
+            ("us-gov-west-1", "console.amazonaws-us-gov.com"),
+        ],
+    )
+    def test_is_that_of_the_region(self, region, host):
+        url = uploaded(region=region).console_url
+        assert url == f"https://{host}/s3/object/shop?region={region}&prefix=products%2Ffox.png"
+
+    def test_is_nothing_for_other_stores(self):
+        assert uploaded().console_url == ""
+
+
 class TestRatioOf:
     @pytest.mark.parametrize(("text", "ratio"), [("1:1", 1), ("16:9", 16 / 9), ("1.91:1", 1.91), (" 4 : 3 ", 4 / 3)])
     def test_is_width_by_height(self, text, ratio):

@@ -68,6 +68,11 @@ class TestOutcomeOf:
         assert found.reason == "The prompt was refused (SAFETY). (request id: req-1)"
         assert found.charged == kind("x").charged
 
+    def test_what_it_cost_stands_beside_the_reason_and_not_in_it(self):
+        error = failed(charge="It may have been charged.")
+        assert "charged" in str(error)
+        assert outcome_of(error).reason == "The prompt was refused (SAFETY). (request id: req-1)"
+
     @pytest.mark.parametrize("charged", ["no", "yes", "unknown"])
     def test_what_it_cost_is_the_error_s_own_word(self, charged):
         assert outcome_of(failed(charged=charged)).charged == charged
@@ -201,6 +206,19 @@ class TestGatherOutcomes:
     def test_of_a_failure_that_only_words_are_left_of(self):
         found = only(Failed(message="Task run encountered an exception RefusedError: The prompt was refused: no."))
         assert (found.status, found.reason) == ("refused", "The prompt was refused: no.")
+
+    @pytest.mark.parametrize(
+        ("words", "charged"),
+        [
+            ("The prompt was refused. Not charged.", "no"),
+            ("The prompt was refused. It may have been charged.", "unknown"),
+            ("The prompt was refused. Charged.", "yes"),
+            ("The prompt was refused. Charged; the image is kept at s3://results/n1n/a b.png", "yes"),
+        ],
+    )
+    def test_what_a_failure_cost_is_read_from_its_words(self, words, charged):
+        found = only(Failed(message=f"Task run encountered an exception RefusedError: {words}"))
+        assert (found.status, found.reason, found.charged) == ("refused", "The prompt was refused.", charged)
 
     @pytest.mark.parametrize("name", ["ValueError", "NoSuchError", "N1nErrors", "Violation"])
     def test_words_of_another_error_stay_words(self, name):

@@ -452,7 +452,7 @@ class TestMakeClient:
     def test_settings(self):
         client = s3.make_client(aws_access_key_id="a", aws_secret_access_key="b", region_name="eu-west-1")
         config = client.meta.config
-        assert s3._is_aws(client.meta.endpoint_url)
+        assert s3.is_aws(client.meta.endpoint_url)
         assert config.retries == {"mode": "standard", "total_max_attempts": 3}
         assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (10, 60, 32)
         assert config.request_checksum_calculation == config.response_checksum_validation == "when_required"
@@ -488,7 +488,7 @@ class TestMakeClient:
          ("https://amazonaws.com.evil.example", False), ("http://127.0.0.1:9000", False)],
     )  # fmt: skip
     def test_knows_aws_by_its_host(self, endpoint: str, is_aws: bool):
-        assert s3._is_aws(endpoint) is is_aws
+        assert s3.is_aws(endpoint) is is_aws
 
     def test_module_is_light(self):
         check = "import sys, n1n_prefect.s3; print([m for m in ('boto3', 'botocore', 'PIL') if m in sys.modules])"

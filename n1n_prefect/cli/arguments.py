@@ -59,6 +59,15 @@ def age(text: str) -> int:
     return int(number) * unit
 
 
+def lifetime(text: str) -> int:
+    """How long something is good for, in seconds: a second to a week, such as `15m`."""
+    number, unit = text[:-1], {"s": 1, **_UNITS}.get(text[-1:])
+    whole = int(number) if unit and number.isascii() and number.isdigit() and len(number) <= 9 else 0
+    if not 1 <= whole * (unit or 0) <= _UNITS["w"]:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time of 1s to 7d; give a number of s, m, h or d, such as 15m")
+    return whole * (unit or 0)
+
+
 def saved_block(text: str) -> tuple[str, str]:
     """A saved Prefect block by its type and name."""
     slug, _, name = text.partition("/")

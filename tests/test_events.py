@@ -1,25 +1,19 @@
-import asyncio
 import json
-import logging
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
-from n1n_prefect import telemetry
-from n1n_prefect.errors import ImageValidationError, N1nError, OutcomeUnknownError, RefusedError, UploadError
-from n1n_prefect.images import GeneratedImage, ImageRequest, UploadedImage, Usage
+from n1n_prefect import events as events_module
+from n1n_prefect.errors import GatewayError, ImageValidationError, N1nError, RefusedError, UploadError
+from n1n_prefect.events import emit, emit_report
+from n1n_prefect.images import GeneratedImage, UploadedImage, Usage
 from n1n_prefect.outcomes import outcome_of
-from n1n_prefect.telemetry import annotate_image, annotate_upload, emit, get_logger, request_attributes, span
 from n1n_prefect.totals import Totals
 
 PROMPT = "a secret prompt about a red fox"
@@ -70,29 +64,11 @@ def uploaded(**changes: Any) -> UploadedImage:
     return UploadedImage(**(fields | changes))
 
 
-class TestGetLogger:
-    def test_plain_outside_of_a_run(self):
-        assert get_logger() is logging.getLogger("n1n_prefect")
-
-    @pytest.mark.prefect
-    @pytest.mark.usefixtures("prefect_api")
-    def test_of_the_run_inside_one(self):
-        @task
-        def name_in_task() -> str:
-            return get_logger().name
-
-        @flow
-        def names() -> list[str]:
-            return [get_logger().name, name_in_task()]
-
-        assert names() == ["prefect.flow_runs", "prefect.task_runs"]
-
-
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What is handed to Prefect's `emit_event`."""
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(telemetry, "emit_event", lambda **event: seen.append(event))
+    monkeypatch.setattr(events_module, "emit_event", lambda **event: seen.append(event))
     return seen
 
 
@@ -136,6 +112,7 @@ class TestEmit:
                     "size_bytes": 2_400_000,
                     "estimated_cost_usd": 0.134,
                 },
+                "related": [],
             }
         ]
 
@@ -160,6 +137,7 @@ class TestEmit:
             "n1n.model": "gemini-2.5-flash-image",
             "n1n.charged": "unknown",
             "n1n.error": "RefusedError",
+            "n1n.final": "true",
         }
         assert events[0]["payload"] == {
             "error": "RefusedError",
@@ -180,6 +158,16 @@ class TestEmit:
         emit("failed", error=KeyError("x"))
         assert events[0]["payload"] == {"error": "KeyError", "reason": "'x'"}
         assert events[0]["resource"]["prefect.resource.id"] == "n1n.image.unknown"
+
+    def test_what_prefect_will_try_again_is_not_final(self, events):
+        emit("failed", error=GatewayError("503"), is_final=False)
+        assert events[0]["resource"]["n1n.final"] == "false"
+
+    def test_what_it_cost_is_said_once(self, events):
+        error = RefusedError("no")
+        error.charge = "It may have been charged."
+        emit("refused", error=error)
+        assert (events[0]["payload"]["reason"], events[0]["payload"]["charged"]) == ("no", "unknown")
 
     def test_the_given_key_and_model_win(self, events):
         emit("generated", image=image(), request_key="mine", model="other")
@@ -220,7 +208,7 @@ class TestEmit:
         def broken(**event: Any) -> None:
             raise RuntimeError("no server")
 
-        monkeypatch.setattr(telemetry, "emit_event", broken)
+        monkeypatch.setattr(events_module, "emit_event", broken)
         emit("generated", image=image())
 
     def test_a_wrong_setting_never_fails_a_run(self, events, monkeypatch):
@@ -260,7 +248,7 @@ class TestEmitToTheServer:
             assert context.flow_run
             draw(1)
             for _ in range(100):  # until Prefect has added to the first event what it found
-                if telemetry._surroundings.of(context.flow_run.id):
+                if events_module._surroundings.of(context.flow_run.id):
                     first_known.append(True)
                     break
                 time.sleep(0.1)
@@ -287,7 +275,7 @@ class TestEmitToTheServer:
     def test_what_a_run_came_to(self):
         @flow
         def report() -> str:
-            telemetry.emit_report(Totals.of([outcome_of(uploaded(original=image()))]))
+            emit_report(Totals.of([outcome_of(uploaded(original=image()))]))
             context = FlowRunContext.get()
             assert context
             assert context.flow_run
@@ -298,6 +286,13 @@ class TestEmitToTheServer:
         assert stored.payload["images"] == 1
         assert stored.payload["by_status"] == {"uploaded": 1}
         assert stored.payload["estimated_cost_usd"] == 0.134
+        labels = {name: value for name, value in stored.resource.items() if name.startswith("n1n.")}
+        assert labels == {
+            "n1n.images": "1",
+            "n1n.failed": "0",
+            "n1n.over_budget": "0",
+            "n1n.possible_duplicates": "0",
+        }
 
 
 KEY_OF_ITS_OWN = "e0" * 32
@@ -313,165 +308,3 @@ def wait_for_events(name: str, resource_id: str, count: int = 1) -> list[Any]:
                 return sorted(events, key=lambda event: event.occurred)
             time.sleep(0.25)
     pytest.fail(f"not {count} {name} events within 30 s")
-
-
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What a configured OpenTelemetry SDK would export."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(telemetry.trace, "get_tracer", provider.get_tracer)
-    return exporter
-
-
-def only(spans: InMemorySpanExporter) -> ReadableSpan:
-    (finished,) = spans.get_finished_spans()
-    return finished
-
-
-class TestSpan:
-    def test_name_scope_and_kind(self, spans):
-        with span("n1n.generate"):
-            pass
-        finished = only(spans)
-        assert (finished.name, finished.kind) == ("n1n.generate", SpanKind.CLIENT)
-        assert finished.instrumentation_scope.name == "n1n_prefect"
-        assert finished.status.status_code is StatusCode.UNSET
-
-    def test_attributes_with_dots_and_without_none(self, spans):
-        with span("n1n.upload", **{"n1n.bucket": "shop", "n1n.size_bytes": 0, "n1n.key": None}):
-            pass
-        assert dict(only(spans).attributes) == {"n1n.bucket": "shop", "n1n.size_bytes": 0}
-
-    def test_steps_nest(self, spans):
-        with span("n1n.generate"), span("n1n.stage"):
-            pass
-        stage, generate = spans.get_finished_spans()
-        assert stage.parent.span_id == generate.context.span_id
-
-    def test_costs_no_sdk(self):
-        with span("n1n.generate", **{"gen_ai.request.model": "m"}) as current:
-            annotate_image(image())
-        assert not current.is_recording()
-
-
-class TestSpanErrors:
-    def test_class_words_and_money(self, spans):
-        with pytest.raises(OutcomeUnknownError), span("n1n.generate"):
-            raise OutcomeUnknownError("524 after 120 s", status_code=524)
-        finished = only(spans)
-        assert dict(finished.attributes) == {
-            "error.type": "OutcomeUnknownError",
-            "n1n.charged": "unknown",
-            "http.response.status_code": 524,
-        }
-        assert finished.status.status_code is StatusCode.ERROR
-        assert finished.status.description == "524 after 120 s"
-
-    def test_a_refusal_has_its_finish_reason(self, spans):
-        with pytest.raises(RefusedError), span("n1n.generate"):
-            raise RefusedError("no", finish_reason="SAFETY")
-        assert only(spans).attributes["gen_ai.response.finish_reasons"] == ("SAFETY",)
-
-    def test_one_event_without_traceback_or_secrets(self, spans):
-        with pytest.raises(N1nError), span("n1n.generate"):
-            raise N1nError(f"GET https://x/?key={KEY} said no") from ValueError(f"Bearer {KEY}")
-        finished = only(spans)
-        (event,) = finished.events
-        assert dict(event.attributes) == {
-            "exception.type": "N1nError",
-            "exception.message": "GET https://x/?key=*** said no",
-        }
-        assert KEY not in finished.to_json()
-
-    def test_an_error_without_words(self, spans):
-        with pytest.raises(KeyError), span("n1n.stage"):
-            raise KeyError
-        assert only(spans).status.description == "KeyError"
-
-    async def test_a_cancelled_call_is_an_error_too(self, spans):
-        async def call() -> None:
-            with span("n1n.generate"):
-                await asyncio.sleep(60)
-
-        running = asyncio.ensure_future(call())
-        await asyncio.sleep(0)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        assert only(spans).attributes["error.type"] == "CancelledError"
-
-
-class TestRequestAttributes:
-    def test_in_opentelemetry_s_names(self, spans):
-        request = ImageRequest(
-            PROMPT, images=(b"x", b"y"), model="gemini-3-pro-image", aspect_ratio="16:9", image_size="2K", seed=0
-        )
-        attributes = request_attributes(request, base_url="https://api.n1n.ai:8443/v1", request_key="cd")
-        with span("n1n.generate", **attributes):
-            pass
-        assert dict(only(spans).attributes) == {
-            "gen_ai.operation.name": "generate_content",
-            "gen_ai.provider.name": "gcp.gemini",
-            "gen_ai.system": "gcp.gemini",
-            "gen_ai.output.type": "image",
-            "gen_ai.request.model": "gemini-3-pro-image",
-            "gen_ai.request.seed": 0,
-            "server.address": "api.n1n.ai",
-            "server.port": 8443,
-            "n1n.request_key": "cd",
-            "n1n.aspect_ratio": "16:9",
-            "n1n.image_size": "2K",
-            "n1n.input_images": 2,
-            "n1n.sample": 0,
-        }
-
-    def test_no_prompt(self):
-        request = ImageRequest(PROMPT, system_instruction="be kind")
-        said = str(request_attributes(request))
-        assert "fox" not in said
-        assert "kind" not in said
-
-
-class TestAnnotate:
-    def test_an_answer(self, spans):
-        with span("n1n.generate"):
-            annotate_image(image())
-        assert dict(only(spans).attributes) == {
-            "gen_ai.response.model": "gemini-3-pro-image-0925",
-            "gen_ai.response.id": "resp-1",
-            "gen_ai.response.finish_reasons": ("STOP",),
-            "gen_ai.usage.input_tokens": 267,
-            "gen_ai.usage.output_tokens": 1173,
-            "gen_ai.usage.reasoning.output_tokens": 50,
-            "n1n.request_id": "req-1",
-            "n1n.request_key": "cd" * 32,
-            "n1n.reused": False,
-            "n1n.estimated_cost_usd": 0.134,
-            "n1n.image.sha256": "ab" * 32,
-            "n1n.image.media_type": "image/png",
-            "n1n.image.width": 1024,
-            "n1n.image.height": 768,
-            "n1n.image.size_bytes": 2_400_000,
-        }
-
-    def test_unknown_usage_is_left_out(self, spans):
-        with span("n1n.generate"):
-            annotate_image(image(usage=Usage(), model_version="", finish_reason="", estimated_cost_usd=None))
-        attributes = only(spans).attributes
-        assert not [name for name in attributes if name.startswith("gen_ai.usage")]
-        assert attributes["gen_ai.response.model"] == "gemini-3-pro-image"
-        assert "n1n.estimated_cost_usd" not in attributes
-
-    def test_an_upload(self, spans):
-        with span("n1n.upload"):
-            annotate_upload(uploaded(created=False))
-        attributes = only(spans).attributes
-        assert attributes["aws.s3.bucket"] == "shop"
-        assert attributes["aws.s3.key"] == "week 46/äpple.png"
-        assert attributes["n1n.created"] is False
-
-    def test_nothing_happens_outside_of_a_span(self):
-        annotate_image(image())
-        annotate_upload(uploaded())

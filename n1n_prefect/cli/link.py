@@ -1,0 +1,49 @@
+"""`n1n-prefect link`: an address by which anybody can fetch one object for a while."""
+
+import argparse
+from typing import TYPE_CHECKING, cast
+
+from n1n_prefect.cli import arguments
+from n1n_prefect.cli.failures import one_line
+from n1n_prefect.errors import InvalidRequestError, N1nError
+
+if TYPE_CHECKING:
+    from n1n_prefect.blocks import S3Location
+
+NAME = "link"
+HELP = (
+    "Print an https address by which anybody can fetch an object for a while, without a key. It is signed here and "
+    "kept nowhere; whoever has it has the object."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommand's own arguments."""
+    parser.add_argument("object", metavar="s3://BUCKET/KEY", help="the object, or its key in the location's bucket")
+    parser.add_argument(
+        "--location", required=True, metavar="BLOCK", help="an S3 Image Location block that may read the object"
+    )
+    parser.add_argument(
+        "--expires",
+        type=arguments.lifetime,
+        default=900,
+        metavar="TIME",
+        help="how long the address is good for: a number of s, m, h or d, such as 15m; at most 7d",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the address, alone on its line."""
+    print(_loaded(args.location).presigned_url(args.object, expires_seconds=args.expires))
+    return 0
+
+
+def _loaded(block: str) -> "S3Location":
+    from n1n_prefect.blocks import S3Location
+
+    try:
+        return cast(S3Location, S3Location.load(block))
+    except N1nError:
+        raise
+    except Exception as exc:
+        raise InvalidRequestError(f"The S3 Image Location {block!r} could not be loaded: {one_line(exc)}") from exc
