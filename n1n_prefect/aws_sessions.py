@@ -11,6 +11,8 @@ from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, DeferredRefreshableCredentials
 from botocore.session import Session as BotocoreSession
 
+from n1n_prefect.errors import remember_secret
+
 _USUAL_SECONDS = 3600
 # Calls wait for STS; what it refuses for a moment is tried again by whoever makes them.
 _BRIEF = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
@@ -64,6 +66,8 @@ class _RoleProvider(CredentialProvider):
     def assume(self) -> dict[str, Any]:
         """What STS gives, in the words of botocore's refreshable credentials."""
         answer = self.source.client("sts", config=_BRIEF).assume_role(**self.role)["Credentials"]
+        for secret in (answer["SecretAccessKey"], answer["SessionToken"]):
+            remember_secret(secret)
         return {
             "access_key": answer["AccessKeyId"],
             "secret_key": answer["SecretAccessKey"],

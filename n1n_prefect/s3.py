@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic.dataclasses import dataclass
 
-from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError
+from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError, remember_secret
+from n1n_prefect.log_guard import guard_logs
 from n1n_prefect.object_keys import encode_metadata
 from n1n_prefect.s3_errors import code_of, location_errors, status_of
 
@@ -74,7 +75,11 @@ def make_client(
     )
     # None leaves it to boto3, which reads AWS_CA_BUNDLE.
     checked_by = None if verify is True else verify
-    return session.client("s3", endpoint_url=endpoint_url or None, verify=checked_by, config=config)
+    client = session.client("s3", endpoint_url=endpoint_url or None, verify=checked_by, config=config)
+    for secret in (aws_secret_access_key, aws_session_token):
+        remember_secret(secret)
+    guard_logs()
+    return client
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,9 @@ def _refused(error: type[N1nError], what: str, bucket: str, exc: Any) -> N1nErro
     who, (meaning, is_transient) = _meaning_of(exc)
     return error(
         f"{what}: {meaning.format(bucket=bucket, region=_region_in(exc))}. {who} says {code}: {said}",
-        about.get("RequestId", ""),
+        without_secrets(about.get("RequestId", "")),
         status_code=status or None,
-        code=code,
+        code=without_secrets(code),
         is_transient=is_transient,
     )
 
@@ -178,11 +178,18 @@ def _failed(error: type[N1nError], what: str, exc: Exception) -> N1nError:
 
 
 def _stripped(exc: Any) -> Exception:
-    """The cause without the signed request, which holds the session token."""
+    """The cause without the signed request, which holds the session token, and without what the answer echoes."""
     exc.request = None
     answer = getattr(exc, "response", None)
     if isinstance(answer, dict):
-        answer["Error"] = {name: said for name, said in answer["Error"].items() if name in ("Code", "Message")}
+        said: dict[str, Any] = answer["Error"]
+        answer["Error"] = {name: without_secrets(str(said[name])) for name in ("Code", "Message") if name in said}
+        answer["ResponseMetadata"] = {"HTTPStatusCode": status_of(exc)}
+    # A traceback shows the words of all that led to it.
+    link: BaseException | None = exc
+    while link is not None:
+        link.args = tuple(without_secrets(word) if isinstance(word, str) else word for word in link.args)
+        link = link.__cause__ or link.__context__
     return exc
 
 
