@@ -5,12 +5,14 @@ made on demand, so that blocks pickle, copy and travel to workers.
 """
 
 import dataclasses
+import json
 import logging
 import os
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -20,7 +22,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from n1n_prefect import object_keys, s3
 from n1n_prefect.addresses import checked_address, checked_api_key, checked_base_url, checked_timeout
-from n1n_prefect.aws_blocks import location_fields
+from n1n_prefect.aws_blocks import checked_role_arn, checked_role_options, location_fields
 from n1n_prefect.careful_block import CarefulBlock
 from n1n_prefect.client import DEFAULT_BASE_URL, AsyncN1nClient, N1nClient
 from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError
@@ -150,6 +152,51 @@ class S3Location(CarefulBlock):
     aws_session_token: SecretStr = Field(
         default=SecretStr(""), title="Session token", description="Only for temporary credentials; they expire."
     )
+    profile_name: str = Field(
+        default="",
+        title="Profile",
+        description=(
+            "A profile of the AWS configuration on the machine where the flow runs, in place of keys. Empty for "
+            "AWS_PROFILE or the default one."
+        ),
+    )
+    assume_role_arn: str = Field(
+        default="",
+        title="Role to assume",
+        description=(
+            "A role that the keys, the profile or the machine assume, such as arn:aws:iam::123456789012:role/images. "
+            "Its temporary credentials renew themselves. Empty for none."
+        ),
+    )
+    assume_role_session_name: str = Field(
+        default="n1n-prefect",
+        pattern=r"^[\w+=,.@-]{2,64}$",
+        title="Role session name",
+        description="What CloudTrail calls the one who acts as the role: 2 to 64 letters, digits and any of _+=,.@-.",
+    )
+    assume_role_external_id: str = Field(
+        default="",
+        title="External ID",
+        description="What the role's trust policy asks for where it belongs to another account. Empty for none.",
+    )
+    assume_role_duration_seconds: int = Field(
+        default=3600,
+        ge=900,
+        le=43_200,
+        title="Role duration in seconds",
+        description=(
+            "For how long each set of the role's credentials holds, 900 to 43200 and at most what the role allows; "
+            "3600 where a role assumes a role."
+        ),
+    )
+    assume_role_options: dict[str, Any] = Field(
+        default_factory=dict,
+        title="More about the role",
+        description=(
+            "Further arguments of AssumeRole under AWS's own names: Policy, PolicyArns, Tags, TransitiveTagKeys, "
+            "SourceIdentity, ProvidedContexts."
+        ),
+    )
     region_name: str = Field(
         default="", title="Region", description="The bucket's region, such as eu-central-1. Empty for boto3's default."
     )
@@ -163,6 +210,19 @@ class S3Location(CarefulBlock):
         description=(
             "Whether the bucket stands in the path or in the host name. Automatic means the host name on AWS and the "
             "path elsewhere; Aliyun OSS needs virtual."
+        ),
+    )
+    verify: bool = Field(
+        default=True,
+        title="Verify the certificate",
+        description="Whether the store's certificate is checked. Off only for tries: anyone on the way can then read.",
+    )
+    ca_bundle: str = Field(
+        default="",
+        title="CA bundle",
+        description=(
+            "Path of a file with your own authority's certificates in PEM, on the machine where the flow runs. Empty "
+            "for AWS_CA_BUNDLE or the usual authorities."
         ),
     )
     key_template: str = Field(
@@ -232,7 +292,25 @@ class S3Location(CarefulBlock):
     def _usable_endpoint(cls, endpoint_url: str) -> str:
         return checked_address(endpoint_url) if endpoint_url.strip() else ""
 
-    @field_validator("aws_access_key_id", "region_name", "storage_class", "kms_key_id")
+    @field_validator("assume_role_arn")
+    @classmethod
+    def _usable_role(cls, arn: str) -> str:
+        return checked_role_arn(arn)
+
+    @field_validator("assume_role_options")
+    @classmethod
+    def _usable_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return checked_role_options(options)
+
+    @field_validator(
+        "aws_access_key_id",
+        "profile_name",
+        "assume_role_external_id",
+        "region_name",
+        "ca_bundle",
+        "storage_class",
+        "kms_key_id",
+    )
     @classmethod
     def _without_space(cls, value: str) -> str:
         return value.strip()
@@ -250,6 +328,17 @@ class S3Location(CarefulBlock):
             raise ValueError("aws_access_key_id and aws_secret_access_key go together; give both, or neither")
         if self.aws_session_token.get_secret_value() and not self.aws_access_key_id:
             raise ValueError("aws_session_token is given without aws_access_key_id and aws_secret_access_key")
+        if self.profile_name and self.aws_access_key_id:
+            raise ValueError(
+                f"profile_name={self.profile_name!r} and aws_access_key_id are both given; leave the keys empty to use "
+                "the profile's, or leave profile_name empty"
+            )
+        if (self.assume_role_external_id or self.assume_role_options) and not self.assume_role_arn:
+            raise ValueError(
+                "assume_role_external_id and assume_role_options are about a role; give assume_role_arn as well"
+            )
+        if self.ca_bundle and not self.verify:
+            raise ValueError("ca_bundle is given and verify is off; leave verify on for the bundle to be used")
         if self.kms_key_id and self.server_side_encryption != "aws:kms":
             raise ValueError("kms_key_id needs server_side_encryption='aws:kms'")
         sample = "name" if "{name}" in self.key_template else None
@@ -258,16 +347,45 @@ class S3Location(CarefulBlock):
 
     def get_client(self) -> Any:
         """The boto3 client for this location; one a process, shared by threads."""
+        verify = self._verify()
         with location_errors(UploadError, doing="connect to", bucket=self.bucket), _clients_lock:
             return _client(
                 os.getpid(),
                 self.aws_access_key_id,
                 self.aws_secret_access_key,
                 self.aws_session_token,
+                self.profile_name,
+                json.dumps(self._role(), sort_keys=True),
                 self.region_name,
                 self.endpoint_url,
                 self.addressing_style,
+                verify,
             )
+
+    def _role(self) -> dict[str, Any]:
+        """The arguments of AssumeRole; empty where no role is assumed."""
+        if not self.assume_role_arn:
+            return {}
+        external_id = {"ExternalId": self.assume_role_external_id} if self.assume_role_external_id else {}
+        return {
+            "RoleArn": self.assume_role_arn,
+            "RoleSessionName": self.assume_role_session_name,
+            "DurationSeconds": self.assume_role_duration_seconds,
+            **external_id,
+            **self.assume_role_options,
+        }
+
+    def _verify(self) -> bool | str:
+        """What the store's certificate is checked by: the usual authorities, a file, or nothing."""
+        if not self.ca_bundle:
+            return self.verify
+        path = Path(self.ca_bundle).expanduser()
+        if not path.is_file():
+            raise InvalidRequestError(
+                f"ca_bundle={self.ca_bundle!r} is no file on this machine; put your authority's certificates there, or "
+                "correct the path on the S3Location block."
+            )
+        return str(path)
 
     def uri_of(self, key: str) -> str:
         """A key as an `s3://` address."""
@@ -457,7 +575,7 @@ class S3Location(CarefulBlock):
 
         Raises:
             InvalidRequestError: The block is of another kind, names no bucket, or says something that a
-                location cannot keep, such as an assumed role.
+                location cannot keep, such as an MFA code, which would assume a role only once.
         """
         given = {"bucket": bucket, "prefix": prefix, **fields}
         made: dict[str, Any] = {
@@ -494,17 +612,23 @@ def _client(
     key_id: str,
     secret: SecretStr,
     token: SecretStr,
+    profile: str,
+    role: str,
     region: str,
     endpoint: str,
     style: s3.AddressingStyle,
+    verify: bool | str,
 ) -> Any:
     return s3.make_client(
         aws_access_key_id=key_id,
         aws_secret_access_key=secret.get_secret_value(),
         aws_session_token=token.get_secret_value(),
+        profile_name=profile,
+        role=json.loads(role),
         region_name=region,
         endpoint_url=endpoint,
         addressing_style=style,
+        verify=verify,
     )
 
 

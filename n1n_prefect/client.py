@@ -21,10 +21,11 @@ from n1n_prefect import __about__, errors
 from n1n_prefect.addresses import checked_api_key, checked_base_url, checked_timeout
 from n1n_prefect.https import fetch_https
 from n1n_prefect.images import ImageRequest, ImageSource, as_request
+from n1n_prefect.log_guard import guard_logs
 from n1n_prefect.sending import Sending, translated
 from n1n_prefect.sources import LoadedRequest, as_sources, load_request
 from n1n_prefect.wire import failure, gemini
-from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
+from n1n_prefect.wire.exchange import HttpRequest, Reply, masked_reply, request_id_of
 
 DEFAULT_BASE_URL = "https://api.n1n.ai"
 DEFAULT_TIMEOUT_SECONDS = 300.0
@@ -177,6 +178,8 @@ class _Common:
             self._http = self._connect(
                 base_url=self.base_url, timeout=_timeout(timeout_seconds), **_options(transport, http2)
             )
+        errors.remember_secret(self._api_key)
+        guard_logs()
 
     def _connect(self, **options: Any) -> Any:
         raise NotImplementedError
@@ -256,7 +259,8 @@ class N1nClient(_Common):
         body = BytesIO()
         head = self.send(gemini.build(loaded), body)
         try:
-            return _with_bytes(gemini.read_reply(head.status, head.headers, body.getvalue()))
+            reply = gemini.read_reply(head.status, head.headers, body.getvalue())
+            return _with_bytes(masked_reply(reply, self._api_key))
         except errors.N1nError as error:
             raise errors.masked(error, self._api_key) from None
 
@@ -317,7 +321,7 @@ class AsyncN1nClient(_Common):
         head = await self.send(gemini.build(loaded), body)
         try:
             reply = gemini.read_reply(head.status, head.headers, body.getvalue())
-            return await asyncio.to_thread(_with_bytes, reply)
+            return await asyncio.to_thread(_with_bytes, masked_reply(reply, self._api_key))
         except errors.N1nError as error:
             raise errors.masked(error, self._api_key) from None
 

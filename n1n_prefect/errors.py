@@ -264,12 +264,31 @@ def _said_of_charge(message: str) -> Charged | None:
 
 # ── secrets ──────────────────────────────────────────────────────────────────
 
-_KEY_LIKE = re.compile(r"\b(sk-|AIza)[\w-]{8,}|(?<=Bearer )[\w.+/=-]{8,}|(?<=[?&]key=)[^&\s\"']+")
+_KEY_LIKE = re.compile(
+    r"\b(sk-|AIza)[\w-]{8,}"
+    r"|(?<=Bearer )[\w.+/=-]{8,}"
+    r"|(?<=[?&]key=)[^&\s\"']+"
+    r"|(?<=://)[^\s/?#@\"']+(?=@)"
+)
+_SHORTEST, _MOST = 8, 256
+_remembered: tuple[str, ...] = ()
+
+
+def remember_secret(secret: str) -> None:
+    """Lets `without_secrets` mask a secret of a client of this process, wherever it is echoed from.
+
+    Those of less than 8 characters are not, since they would be found in innocent words; of more than 256 the
+    first ones are forgotten.
+    """
+    global _remembered  # noqa: PLW0603 - replaced as a whole, so that other threads see the old one or the new one
+    if len(secret) >= _SHORTEST and secret not in _remembered:
+        _remembered = (*_remembered, secret)[-_MOST:]
 
 
 def without_secrets(text: str, *secrets: str) -> str:
-    """The text with the given secrets, and whatever looks like an API key, masked."""
-    for secret in secrets:
+    """The text with the given and the remembered secrets, and whatever looks like an API key, masked."""
+    # The longest first: one may be the beginning of another.
+    for secret in sorted({*secrets, *_remembered}, key=len, reverse=True):
         if secret:
             text = text.replace(secret, "***")
     return _KEY_LIKE.sub("***", text)

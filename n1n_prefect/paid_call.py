@@ -37,7 +37,7 @@ from n1n_prefect.steps import (
     Write,
 )
 from n1n_prefect.wire import gemini
-from n1n_prefect.wire.exchange import Reply
+from n1n_prefect.wire.exchange import Reply, masked_reply
 
 Steps = Generator[Any, Any, GeneratedImage]
 _IMAGE: TypeAdapter[GeneratedImage] = TypeAdapter(GeneratedImage)
@@ -227,7 +227,7 @@ class PaidCall:
         """Understands a whole reply and makes its outcome durable."""
         name = self._name(number)
         try:
-            reply = gemini.read_reply(spooled.status, spooled.headers, spooled.body)
+            reply = masked_reply(gemini.read_reply(spooled.status, spooled.headers, spooled.body), self.secret)
             data = reply.data or (yield from self._fetched(reply))
             image = yield from self._image(reply, data, before)
         except errors.OutcomeUnknownError as error:

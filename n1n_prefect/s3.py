@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic.dataclasses import dataclass
 
-from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError
+from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError, remember_secret
+from n1n_prefect.log_guard import guard_logs
 from n1n_prefect.object_keys import encode_metadata
 from n1n_prefect.s3_errors import code_of, location_errors, status_of
 
@@ -33,26 +34,32 @@ def make_client(
     aws_access_key_id: str = "",
     aws_secret_access_key: str = "",
     aws_session_token: str = "",
+    profile_name: str = "",
+    role: Mapping[str, Any] | None = None,
     region_name: str = "",
     endpoint_url: str = "",
     addressing_style: AddressingStyle = "auto",
+    verify: bool | str = True,
     connect_timeout_seconds: float = 10,
     read_timeout_seconds: float = 60,
     max_attempts: int = 3,
 ) -> Any:
-    """A boto3 S3 client of its own session, so that threads may build clients at once.
+    """A boto3 S3 client of its own session, see `aws_sessions.make_session` for whose keys it has.
 
-    Without keys boto3's own chain finds them: environment, profile, web identity, instance role.
+    `verify` is False for an unchecked certificate, or the path of the authorities' certificates.
     Checksums are sent only where we ask for one, because stores other than AWS refuse boto3's own.
     """
-    import boto3.session
     from botocore.config import Config
 
-    session = boto3.session.Session(
-        aws_access_key_id=aws_access_key_id or None,
-        aws_secret_access_key=aws_secret_access_key or None,
-        aws_session_token=aws_session_token or None,
-        region_name=region_name or None,
+    from n1n_prefect.aws_sessions import make_session
+
+    session = make_session(
+        aws_access_key_id=aws_access_key_id,
+        aws_secret_access_key=aws_secret_access_key,
+        aws_session_token=aws_session_token,
+        profile_name=profile_name,
+        region_name=region_name,
+        role=role,
     )
     # Over TLS boto3 need not hash the whole body for the signature; the signed checksum covers it.
     is_plain = endpoint_url.startswith("http://")
@@ -66,7 +73,13 @@ def make_client(
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return session.client("s3", endpoint_url=endpoint_url or None, config=config)
+    # None leaves it to boto3, which reads AWS_CA_BUNDLE.
+    checked_by = None if verify is True else verify
+    client = session.client("s3", endpoint_url=endpoint_url or None, verify=checked_by, config=config)
+    for secret in (aws_secret_access_key, aws_session_token):
+        remember_secret(secret)
+    guard_logs()
+    return client
 
 
 @dataclass(frozen=True)
@@ -299,7 +312,8 @@ class _Writing:
             status = status_of(exc)
             if status == 404:
                 return None
-            if status not in (400, 403) or (must and self.if_exists != "replace"):
+            is_ours = exc.operation_name != "HeadObject"  # of the role, which the write would not get either
+            if status not in (400, 403) or is_ours or (must and self.if_exists != "replace"):
                 raise
             # A refused HEAD has no body and so gives no reason; the write that follows gets one.
             return _There()

@@ -53,21 +53,58 @@ _MEANINGS: dict[str, tuple[str, bool]] = {
     "404": ("there is no such object, or no such bucket", False),
 }  # fmt: skip
 
+_NOT_ASSUMED = (
+    "these credentials may not assume the role; its trust policy must name them, with the external ID if it asks for "
+    "one, and they need sts:AssumeRole on assume_role_arn"
+)
+_NOT_SUCH_A_ROLE = (
+    "STS does not take what is said of the role; check assume_role_arn, session name and options, and that the "
+    "duration is at most the role's MaxSessionDuration, or 3600 seconds where a role assumes a role"
+)
+
+# The same for STS, where the keys are asked for that a role gives.
+_ROLE_MEANINGS: dict[str, tuple[str, bool]] = {
+    "AccessDenied": (_NOT_ASSUMED, False),
+    "AccessDeniedException": (_NOT_ASSUMED, False),
+    "ValidationError": (_NOT_SUCH_A_ROLE, False),
+    "MalformedPolicyDocument": (_NOT_SUCH_A_ROLE, False),
+    "PackedPolicyTooLarge": (_NOT_SUCH_A_ROLE, False),
+    "RegionDisabledException": ("STS is not active in this region; set region_name to one where it is", False),
+    "InvalidClientTokenId": (
+        "STS does not know the access key; check aws_access_key_id, and AWS_ENDPOINT_URL_STS for a store other than "
+        "AWS", False
+    ),
+    "SignatureDoesNotMatch": _MEANINGS["SignatureDoesNotMatch"],
+    "ExpiredToken": (_EXPIRED, False),
+    "ExpiredTokenException": (_EXPIRED, False),
+    "Throttling": ("STS is busy; it is worth another try in a while", True),
+}  # fmt: skip
+
 _NO_CREDENTIALS = (
     "no usable credentials were found; set aws_access_key_id and aws_secret_access_key on the S3Location block, "
     "or give this machine a role or profile"
 )
-_UNREACHABLE = "the endpoint could not be reached; check endpoint_url, the network and that the store is up"
+_NO_PROFILE = (
+    "there is no such profile on this machine; correct profile_name, or AWS_PROFILE, or add it to ~/.aws/config where "
+    "the flow runs"
+)
+_UNREACHABLE = (
+    "the endpoint could not be reached; check endpoint_url (for a role's STS, AWS_ENDPOINT_URL_STS), the network and "
+    "that the store is up"
+)
+
+_NOT_TRUSTED = "the endpoint's certificate is not trusted; ca_bundle or AWS_CA_BUNDLE names your own authority"
 
 # The same for what happens on this side of the wire; a subclass stands before its base.
 _LOCAL_MEANINGS: tuple[tuple[str, str, bool], ...] = (
     ("NoCredentialsError", _NO_CREDENTIALS, False),
     ("PartialCredentialsError", _NO_CREDENTIALS, False),
-    ("ProfileNotFound", _NO_CREDENTIALS, False),
+    ("ProfileNotFound", _NO_PROFILE, False),
+    ("NoRegionError", "no region is known; set region_name", False),
     ("TokenRetrievalError", _NO_CREDENTIALS, False),
     ("CredentialRetrievalError", _NO_CREDENTIALS, True),
     ("MetadataRetrievalError", _NO_CREDENTIALS, True),
-    ("SSLError", "the endpoint's certificate is not trusted; AWS_CA_BUNDLE names your own authority", False),
+    ("SSLError", _NOT_TRUSTED, False),
     ("ConnectTimeoutError", _UNREACHABLE, True),
     ("ProxyConnectionError", "the proxy could not be reached; check HTTPS_PROXY and NO_PROXY", True),
     ("EndpointConnectionError", _UNREACHABLE, True),
@@ -77,7 +114,7 @@ _LOCAL_MEANINGS: tuple[tuple[str, str, bool], ...] = (
     ("IncompleteReadError", "the object broke off while it was read; it is worth another try", True),
     ("ConnectionError", _UNREACHABLE, True),
     ("HTTPClientError", _UNREACHABLE, True),
-    ("ParamValidationError", "S3 does not take these values; check bucket, key, tags and metadata", False),
+    ("ParamValidationError", "these values are not taken; check bucket, key, tags, metadata and the role", False),
     ("BotoCoreError", "boto3 could not make the call; check the S3Location block", False),
 )  # fmt: skip
 
@@ -107,15 +144,24 @@ def _refused(error: type[N1nError], what: str, bucket: str, exc: Any) -> N1nErro
     code, status = code_of(exc), status_of(exc)
     about = exc.response.get("ResponseMetadata", {})
     said = without_secrets(exc.response["Error"].get("Message") or "no more than that")[:300]
-    busy = status in (429, 500, 502, 503, 504)
-    meaning, is_transient = _MEANINGS.get(code, (_BUSY if busy else "the store refuses it, in its own words", busy))
+    who, (meaning, is_transient) = _meaning_of(exc)
     return error(
-        f"{what}: {meaning.format(bucket=bucket, region=_region_in(exc))}. The store says {code}: {said}",
-        about.get("RequestId", ""),
+        f"{what}: {meaning.format(bucket=bucket, region=_region_in(exc))}. {who} says {code}: {said}",
+        without_secrets(about.get("RequestId", "")),
         status_code=status or None,
-        code=code,
+        code=without_secrets(code),
         is_transient=is_transient,
     )
+
+
+def _meaning_of(exc: Any) -> tuple[str, tuple[str, bool]]:
+    """Who refused, what that means, and whether the same call may succeed later."""
+    busy = status_of(exc) in (429, 500, 502, 503, 504)
+    if exc.operation_name == "AssumeRole":
+        unknown = "STS is busy or failing" if busy else "STS refuses it, in its own words"
+        return "STS", _ROLE_MEANINGS.get(code_of(exc), (unknown, busy))
+    unknown = _BUSY if busy else "the store refuses it, in its own words"
+    return "The store", _MEANINGS.get(code_of(exc), (unknown, busy))
 
 
 def _region_in(exc: Any) -> str:
@@ -132,11 +178,18 @@ def _failed(error: type[N1nError], what: str, exc: Exception) -> N1nError:
 
 
 def _stripped(exc: Any) -> Exception:
-    """The cause without the signed request, which holds the session token."""
+    """The cause without the signed request, which holds the session token, and without what the answer echoes."""
     exc.request = None
     answer = getattr(exc, "response", None)
     if isinstance(answer, dict):
-        answer["Error"] = {name: said for name, said in answer["Error"].items() if name in ("Code", "Message")}
+        said: dict[str, Any] = answer["Error"]
+        answer["Error"] = {name: without_secrets(str(said[name])) for name in ("Code", "Message") if name in said}
+        answer["ResponseMetadata"] = {"HTTPStatusCode": status_of(exc)}
+    # A traceback shows the words of all that led to it.
+    link: BaseException | None = exc
+    while link is not None:
+        link.args = tuple(without_secrets(word) if isinstance(word, str) else word for word in link.args)
+        link = link.__cause__ or link.__context__
     return exc
 
 

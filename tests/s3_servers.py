@@ -4,6 +4,7 @@
 signatures, and ignores conditional puts. `ScriptedStore` is for answers that neither gives.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -15,10 +16,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
+import httpx
 import pytest
 
 from n1n_prefect import s3
@@ -82,6 +86,71 @@ def moto_server() -> Iterator[S3Server]:
     port = free_port()
     for _ in _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
         yield S3Server(f"http://127.0.0.1:{port}", "test-access-key", "test-secret-key")
+
+
+@dataclass(frozen=True)
+class RolesServer:
+    """A moto of its own that asks for permissions and signatures: S3, STS and IAM at one address."""
+
+    worker: S3Server
+    """With the keys of one who may assume the role, and nothing else."""
+
+    stranger: S3Server
+    """With the keys of one who may nothing."""
+
+    role_arn: str
+    """The role that may use S3."""
+
+    bucket: str
+    """A bucket that the role may use."""
+
+    @property
+    def endpoint_url(self) -> str:
+        return self.worker.endpoint_url
+
+    def objects(self) -> list[str]:
+        """Keys of all objects, as the role sees them."""
+        location = self.worker.location(self.bucket, assume_role_arn=self.role_arn)
+        return [found["Key"] for found in location.get_client().list_objects_v2(Bucket=self.bucket).get("Contents", [])]
+
+
+@pytest.fixture(scope="session")
+def _roles_server() -> Iterator[RolesServer]:
+    port = free_port()
+    for _ in _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
+        yield _with_roles(f"http://127.0.0.1:{port}")
+
+
+@pytest.fixture
+def roles_server(_roles_server: RolesServer, monkeypatch: pytest.MonkeyPatch) -> RolesServer:
+    """Where boto3 finds STS at that address."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", _roles_server.endpoint_url)
+    return _roles_server
+
+
+def _with_roles(url: str) -> RolesServer:
+    clients = boto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1")
+    iam = clients.client("iam", endpoint_url=url)
+    clients.client("s3", endpoint_url=url).create_bucket(Bucket="of-the-role")
+    worker, stranger = (_user(iam, url, name) for name in ("worker", "stranger"))
+    allow = partial(_policy, Effect="Allow")
+    iam.put_user_policy(UserName="worker", PolicyName="p", PolicyDocument=allow(Action="sts:AssumeRole", Resource="*"))
+    trust = allow(Action="sts:AssumeRole", Principal={"AWS": "arn:aws:iam::123456789012:user/worker"})
+    role = iam.create_role(RoleName="images", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    iam.put_role_policy(RoleName="images", PolicyName="p", PolicyDocument=allow(Action="s3:*", Resource="*"))
+    # From now on nothing is allowed that no policy allows.
+    httpx.post(f"{url}/moto-api/reset-auth", content="0").raise_for_status()
+    return RolesServer(worker, stranger, role, "of-the-role")
+
+
+def _user(iam: Any, url: str, name: str) -> S3Server:
+    iam.create_user(UserName=name)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return S3Server(url, key["AccessKeyId"], key["SecretAccessKey"])
+
+
+def _policy(**statement: Any) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 @pytest.fixture(scope="session")

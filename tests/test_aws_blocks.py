@@ -7,7 +7,7 @@ from prefect_aws import AwsClientParameters, AwsCredentials, MinIOCredentials, S
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.errors import InvalidRequestError
 from tests.examples import generated
-from tests.s3_servers import S3Server, new_bucket
+from tests.s3_servers import RolesServer, S3Server, new_bucket
 
 FOX = b"\x89PNG a red fox"
 
@@ -71,11 +71,60 @@ class TestFromBlock:
         assert other.get_client() is s3_location.get_client()
 
     def test_addressing_style_comes_along_and_the_rest_is_named(self, caplog: pytest.LogCaptureFixture):
-        config = {"s3": {"addressing_style": "virtual"}, "read_timeout": 5, "proxies": {}}
-        block = AwsCredentials(aws_client_parameters=AwsClientParameters(config=config))
+        s3 = {"addressing_style": "virtual", "use_accelerate_endpoint": True}
+        config = {"s3": s3, "read_timeout": 5, "proxies": {}, "region_name": "eu-west-1"}
+        parameters = AwsClientParameters(config=config, api_version="2006-03-01")
+        block = AwsCredentials(aws_client_parameters=parameters)
         with caplog.at_level(logging.WARNING, "n1n_prefect.aws_blocks"):
-            assert S3Location.from_block(block, bucket="shop").addressing_style == "virtual"
-        assert "proxies, read_timeout is not taken over" in caplog.text
+            location = S3Location.from_block(block, bucket="shop")
+        assert (location.addressing_style, location.region_name) == ("virtual", "eu-west-1")
+        assert "config, proxies, read_timeout, s3.use_accelerate_endpoint is not taken over" in caplog.text
+        assert "api_version is not taken over" in caplog.text
+
+    def test_profile(self):
+        assert S3Location.from_block(AwsCredentials(profile_name="shop"), bucket="shop").profile_name == "shop"
+
+    def test_profile_and_keys_are_one_too_many(self, moto_server: S3Server):
+        with pytest.raises(InvalidRequestError, match="leave the keys empty to use the profile's"):
+            S3Location.from_block(self.aws(moto_server, profile_name="shop"), bucket="shop")
+
+    @pytest.mark.parametrize(
+        ("parameters", "verify", "ca_bundle"),
+        [
+            ({}, True, ""),
+            ({"verify": True}, True, ""),
+            ({"verify": False}, False, ""),
+            ({"verify_cert_path": __file__}, True, __file__),
+            ({"verify": True, "verify_cert_path": __file__}, True, __file__),
+        ],
+    )
+    def test_trust(self, parameters: dict[str, Any], verify: bool, ca_bundle: str):
+        location = S3Location.from_block(AwsCredentials(aws_client_parameters=parameters), bucket="shop")
+        assert (location.verify, location.ca_bundle) == (verify, ca_bundle)
+
+    def test_path_where_it_stood_once(self):
+        with pytest.warns(DeprecationWarning, match="verify should be a boolean"):
+            parameters = AwsClientParameters(verify=__file__)
+        location = S3Location.from_block(AwsCredentials(aws_client_parameters=parameters), bucket="shop")
+        assert (location.verify, location.ca_bundle) == (True, __file__)
+
+    def test_assumed_role(self, roles_server: RolesServer):
+        said = {"RoleSessionName": "flows", "DurationSeconds": 900, "ExternalId": "x-1", "SourceIdentity": "team"}
+        keys = self.aws(roles_server.worker, assume_role_arn=roles_server.role_arn, assume_role_kwargs=said)
+        bucket = S3Bucket(bucket_name=roles_server.bucket, credentials=keys, bucket_folder="from-a-block")
+        location = S3Location.from_block(bucket)
+        assert (location.assume_role_session_name, location.assume_role_duration_seconds) == ("flows", 900)
+        assert (location.assume_role_external_id, location.assume_role_options) == ("x-1", {"SourceIdentity": "team"})
+        assert location.put_image(FOX, image=generated(FOX)).key in roles_server.objects()
+
+    def test_defaults_of_a_role_are_ours(self):
+        block = AwsCredentials(assume_role_arn="arn:aws:iam::123456789012:role/images")
+        location = S3Location.from_block(block, bucket="shop")
+        assert (location.assume_role_session_name, location.assume_role_duration_seconds) == ("n1n-prefect", 3600)
+
+    def test_what_is_said_of_no_role_is_nothing(self):
+        block = AwsCredentials(assume_role_kwargs={"ExternalId": "x-1", "TokenCode": "123456"})
+        assert S3Location.from_block(block, bucket="shop") == S3Location(bucket="shop")
 
     @pytest.mark.parametrize("block", [AwsCredentials(), S3Location])
     def test_nothing_but_a_bucket_is_missing(self, block: Any):
@@ -89,23 +138,15 @@ class TestFromBlock:
     @pytest.mark.parametrize(
         ("fields", "said"),
         [
-            ({"profile_name": "shop"}, "profile_name.* AWS_PROFILE"),
-            ({"aws_client_parameters": {"verify": False}}, "verify.* AWS_CA_BUNDLE"),
-            ({"aws_client_parameters": {"verify_cert_path": __file__}}, "verify_cert_path.* AWS_CA_BUNDLE"),
             ({"aws_client_parameters": {"use_ssl": False}}, "use_ssl.* endpoint_url"),
+            ({"assume_role_kwargs": {"SerialNumber": "arn:aws:iam::1:mfa/me"}}, "SerialNumber.* works once"),
+            ({"assume_role_kwargs": {"TokenCode": "123456"}}, "TokenCode.* works once"),
         ],
     )
     def test_what_would_be_lost_is_refused(self, fields: dict[str, Any], said: str):
+        block = AwsCredentials(assume_role_arn="arn:aws:iam::123456789012:role/images", **fields)
         with pytest.raises(InvalidRequestError, match=said):
-            S3Location.from_block(AwsCredentials(**fields), bucket="shop")
-
-    def test_assumed_role_is_refused(self):
-        class NewerAwsCredentials(AwsCredentials):
-            _block_type_slug = "newer-aws-credentials"
-            assume_role_arn: str = "arn:aws:iam::123456789012:role/images"
-
-        with pytest.raises(InvalidRequestError, match="assume_role_arn"):
-            S3Location.from_block(NewerAwsCredentials(), bucket="shop")
+            S3Location.from_block(block, bucket="shop")
 
     def test_minio_without_an_endpoint_does_not_go_to_aws(self, moto_server: S3Server):
         with pytest.raises(InvalidRequestError, match="endpoint_url"):

@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from prefect import flow, task, unmapped
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentCreate, BlockSchemaCreate
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import ValidationError
 
@@ -25,6 +28,7 @@ from tests.s3_servers import Answer, ScriptedStore, new_bucket
 FOX, OWL = b"\x89PNG a red fox", b"\x89PNG a snowy owl"
 KEY = "sk-0123456789abcdef"
 SECRET = "wJalrXUtnFEMI/K7MDENG"
+ROLE = "arn:aws:iam::123456789012:role/images"
 
 
 def image_of(data: bytes = FOX, **fields: Any) -> GeneratedImage:
@@ -109,6 +113,43 @@ class TestThroughTheEngine:
         loaded = S3Location.load("shop")
         assert loaded.aws_secret_access_key.get_secret_value() == SECRET
         assert loaded.uri_of("a.png") == "s3://shop/a.png"
+
+    def test_save_and_load_a_role(self):
+        fields = {
+            "assume_role_external_id": "x-1",
+            "assume_role_options": {"PolicyArns": [{"arn": "arn:aws:iam::1:p"}]},
+        }
+        S3Location(bucket="shop", profile_name="shop", assume_role_arn=ROLE, ca_bundle="/etc/ours.pem", **fields).save(
+            "shop-of-a-role", overwrite=True
+        )
+        loaded = S3Location.load("shop-of-a-role")
+        assert (loaded.profile_name, loaded.assume_role_arn, loaded.ca_bundle) == ("shop", ROLE, "/etc/ours.pem")
+        assert loaded.assume_role_options == fields["assume_role_options"]
+        assert pickle.loads(pickle.dumps(loaded)) == loaded
+
+    def test_a_location_saved_by_an_earlier_release(self):
+        """Its schema and its document know no profile, no role and no authority."""
+        S3Location.register_type_and_schema()
+        new = ("profile_name", "assume_role", "verify", "ca_bundle")
+        schema = S3Location._to_block_schema(block_type_id=S3Location._block_type_id)
+        fields = {**schema.fields, "properties": {
+            name: field for name, field in schema.fields["properties"].items() if not name.startswith(new)
+        }}  # fmt: skip
+        with get_client(sync_client=True) as client:
+            old = client.create_block_schema(
+                BlockSchemaCreate(fields=fields, block_type_id=schema.block_type_id, version="0.1.0")
+            )
+            client.create_block_document(
+                BlockDocumentCreate(
+                    name="saved-long-ago",
+                    data={"bucket": "shop", "aws_access_key_id": "AKIA1", "aws_secret_access_key": SECRET},
+                    block_schema_id=old.id,
+                    block_type_id=old.block_type_id,
+                )
+            )
+        loaded = S3Location.load("saved-long-ago")
+        assert loaded.aws_secret_access_key.get_secret_value() == SECRET
+        assert dict(loaded) == dict(S3Location(bucket="shop", aws_access_key_id="AKIA1", aws_secret_access_key=SECRET))
 
     def test_as_parameters_of_flow_and_tasks(self):
         @task
@@ -290,6 +331,19 @@ class TestS3Location:
             ({"checksum": "crc32"}, "'sha256', 'md5' or 'none'"),
             ({"server_side_encryption": "yes"}, "'AES256' or 'aws:kms'"),
             ({"kms_key_id": "k"}, "aws:kms"),
+            (
+                {"profile_name": "shop", "aws_access_key_id": "AKIA1", "aws_secret_access_key": SECRET},
+                "leave the keys empty to use the profile's, or leave profile_name empty",
+            ),
+            ({"assume_role_arn": "images"}, "write arn:aws:iam::123456789012:role/NAME"),
+            ({"assume_role_arn": "arn:aws:iam::123456789012:user/images"}, "'arn:aws:iam::123456789012:user/images'"),
+            ({"assume_role_external_id": "x"}, "give assume_role_arn as well"),
+            ({"assume_role_options": {"Policy": "{}"}}, "give assume_role_arn as well"),
+            ({"assume_role_arn": ROLE, "assume_role_duration_seconds": 60}, "900"),
+            ({"assume_role_arn": ROLE, "assume_role_session_name": "two words"}, "assume_role_session_name"),
+            ({"assume_role_arn": ROLE, "assume_role_options": {"ExternalId": "x"}}, "give it there"),
+            ({"assume_role_arn": ROLE, "assume_role_options": {"Polcy": "x"}}, "'Polcy' is none of Policy, "),
+            ({"ca_bundle": "/etc/ours.pem", "verify": False}, "leave verify on"),
             ({"tags": {str(number): "x" for number in range(11)}}, "tags: "),
         ],
     )
@@ -319,9 +373,24 @@ class TestClientOfALocation:
             clients = set(pool.map(lambda location: location.get_client(), [s3_location, equal] * 8))
         assert len(clients) == 1
 
-    @pytest.mark.parametrize("fields", [{"aws_secret_access_key": "other"}, {"region_name": "eu-west-1"}])
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"aws_secret_access_key": "other"},
+            {"region_name": "eu-west-1"},
+            {"verify": False},
+            {"ca_bundle": __file__},
+            {"assume_role_arn": ROLE},
+            {"assume_role_arn": ROLE, "assume_role_session_name": "another"},
+            {"assume_role_arn": ROLE, "assume_role_external_id": "x-1"},
+            {"assume_role_arn": ROLE, "assume_role_duration_seconds": 900},
+            {"assume_role_arn": ROLE, "assume_role_options": {"Tags": [{"Key": "team", "Value": "pim"}]}},
+        ],
+    )
     def test_another_for_other_keys_or_region(self, s3_location: S3Location, fields: dict[str, Any]):
-        assert S3Location(**{**dict(s3_location), **fields}).get_client() is not s3_location.get_client()
+        other = S3Location(**{**dict(s3_location), **fields})
+        assert other.get_client() is not s3_location.get_client()
+        assert other.get_client() is S3Location(**dict(other)).get_client()
 
     def test_another_in_another_process(self, s3_location: S3Location, monkeypatch: pytest.MonkeyPatch):
         before = s3_location.get_client()
@@ -348,6 +417,12 @@ class TestClientOfALocation:
         with pytest.raises(UploadError, match="no-such-profile") as caught:
             S3Location(bucket="shop", region_name="ap-south-2").get_client()
         assert caught.value.code == "ProfileNotFound"
+        with pytest.raises(UploadError, match=r"correct profile_name, .*another-one"):
+            S3Location(bucket="shop", profile_name="another-one").get_client()
+
+    def test_bundle_that_is_not_there(self):
+        with pytest.raises(InvalidRequestError, match=r"ca_bundle='/no/such.pem' is no file on this machine"):
+            S3Location(bucket="shop", ca_bundle="/no/such.pem").get_client()
 
 
 class TestPutImage:

@@ -1,8 +1,9 @@
 """What every wire format speaks in: one HTTP request out, one reply in."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from n1n_prefect.errors import without_secrets
 from n1n_prefect.images import Usage
 
 
@@ -50,6 +51,12 @@ class Reply:
 
     request_id: str = ""
     """The gateway's id for the call."""
+
+
+def masked_reply(reply: Reply, *secrets: str) -> Reply:
+    """The reply, with the secrets masked in its words and ids should a gateway have echoed them."""
+    names = ("text", "finish_reason", "model_version", "response_id", "request_id")
+    return replace(reply, **{name: without_secrets(getattr(reply, name), *secrets) for name in names})
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
