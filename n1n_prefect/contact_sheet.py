@@ -81,7 +81,7 @@ def _rank(outcome: ImageOutcome) -> int:
 
 
 def _is_failure(outcome: ImageOutcome) -> bool:
-    return not outcome.ok and outcome.status != "pending"
+    return not outcome.ok and outcome.status not in ("pending", "rejected")
 
 
 def _split(everything: list[ImageOutcome], max_thumbnails: int) -> tuple[list[ImageOutcome], list[ImageOutcome]]:
