@@ -17,6 +17,7 @@ from itertools import count
 from typing import Any, get_args
 
 import httpx
+from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -38,9 +39,10 @@ from n1n_prefect.outcomes import gather_outcomes
 from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_words
 from n1n_prefect.steps import arun, run
 
-WOKEN = "ReviewExpired"
-"""The name of the state that an automation puts a suspended run into once its deadline has passed."""
+EXPIRED = "ReviewExpired"
+"""The name of the state that `review_deadline_automation` puts a run into whose deadline has passed."""
 
+_RUN_OUT = "The flow was paused and never resumed."  # how Prefect fails a run whose time is up
 _GRACE = timedelta(minutes=5)  # a process that is alive acts at the deadline, before the server fails the run
 _LONGEST_LOOK = 10.0  # seconds between two looks at the run
 
@@ -157,6 +159,37 @@ def _check_suspendable(flow_run: FlowRun) -> None:
         )
 
 
+def review_deadline_automation(
+    flow_name: str = "approve-then-publish", *, name: str = "n1n: act on a review's deadline"
+) -> Automation:
+    """An automation that starts a suspended run again when nobody decided in time, so that `on_timeout` takes effect.
+
+    Prefect fails such a run, and no process is left that could act. Create one for each flow that
+    suspends: `review_deadline_automation("my-flow").create()`. A paused run needs none.
+
+    Args:
+        flow_name: The flow whose runs it starts again, by its name in Prefect. All of them that Prefect failed
+            since their pause ran out are started, whoever paused them.
+        name: The automation's name.
+    """
+    trigger = EventTrigger(
+        expect={"prefect.flow-run.Failed"},
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.state-message": _RUN_OUT}),
+        match_related=ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": flow_name}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+    )
+    message = "Nobody decided in time; the chosen action is taken."
+    actions: list[Any] = [ChangeFlowRunState(state=StateType.SCHEDULED, name=EXPIRED, message=message, force=False)]
+    return Automation(
+        name=name,
+        description="Starts suspended runs again whose review nobody answered, so that on_timeout takes effect.",
+        trigger=trigger,
+        actions=actions,
+    )
+
+
 # ── one question, from the first look to the answer ──────────────────────────
 
 
@@ -206,7 +239,7 @@ class _Asking:
     def _ask(self, client: SyncPrefectClient, kept: "_Kept") -> Generator[_Wait, None, Review]:
         deadline = kept.deadline()
         if deadline and deadline <= _now():
-            if self.on_timeout != "fail" or kept.was_woken():
+            if self.on_timeout != "fail" or kept.was_started_by_automation():
                 return self._expired(kept.question)
             kept.forget_deadline()
             deadline = None
@@ -229,7 +262,7 @@ class _Asking:
             if state and state.is_running():
                 return kept.decision()
             left = (deadline - _now()).total_seconds()
-            if left <= 0:
+            if left <= 0 or (state and state.is_failed() and state.message == _RUN_OUT):
                 return kept.take_back() or self._expired(kept.question)
             if state and not state.is_paused():
                 raise Abort(f"The run is {state.name} and waits for no decision any more.")
@@ -395,11 +428,11 @@ class _Kept:
         """Lets the next question have a deadline of its own."""
         self.client.delete_flow_run_input(self.flow_run.id, f"{self.key}-deadline")
 
-    def was_woken(self) -> bool:
+    def was_started_by_automation(self) -> bool:
         """Whether an automation, and no person, started the run this time."""
         states = self.client.read_flow_run_states(self.flow_run.id)
         scheduled = [state for state in states if state.is_scheduled()]
-        return bool(scheduled) and max(scheduled, key=lambda state: state.timestamp).name == WOKEN
+        return bool(scheduled) and max(scheduled, key=lambda state: state.timestamp).name == EXPIRED
 
     def once(self, what: str) -> bool:
         """Whether this is the first time, in whichever process."""
