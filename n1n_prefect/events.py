@@ -12,6 +12,8 @@
 | `n1n.image.uploaded` | an object was written to S3 | file, answer, `etag`, `version_id` |
 | `n1n.image.already_there` | it was there already | the same |
 | `n1n.run.reported` | a contact sheet was finished | the fields of `Totals` |
+| `n1n.review.requested` | a run waits for a person | counts, `deadline`, `on_timeout`, `wait` |
+| `n1n.review.decided` | it was answered, or nobody was in time | counts, `decided_by`, `reviewer` |
 
 *File* is `uri`, `sha256`, `width`, `height`, `size_bytes`, `media_type`, `estimated_cost_usd`; *answer* is `charged`,
 `model_version`, `request_id`, `finish_reason`, `possible_duplicates`; *failure* is `error`, `reason`, `charged`,
@@ -125,6 +127,32 @@ def emit_report(totals: Totals) -> None:
             send("n1n.run.reported", resource, dataclasses.asdict(totals))  # pyright: ignore[reportArgumentType]
     except Exception:  # noqa: BLE001  watching a run must not lose it
         get_logger().debug("No event was emitted for the report.", exc_info=True)
+
+
+def emit_review(kind: Literal["requested", "decided"], key: str, facts: Mapping[str, object]) -> None:
+    """Tells Prefect that the current run waits for a person, or was answered, as `n1n.review.<kind>`.
+
+    The resource is `n1n.review.<flow run id>.<key>`. Outside of a flow run, and where `emit_events` is
+    switched off, nothing happens.
+
+    Args:
+        kind: What happened.
+        key: Which of the run's reviews.
+        facts: The payload: small values, and no words of a prompt or a note.
+    """
+    flow = FlowRunContext.get()
+    run = flow.flow_run if flow else None
+    if run is None:
+        return
+    try:
+        if settings().emit_events:
+            resource = {"prefect.resource.id": f"n1n.review.{run.id}.{key}", "prefect.resource.name": run.name}
+            payload = {
+                name: cut(fact, _MAX_NAME_BYTES) if isinstance(fact, str) else fact for name, fact in facts.items()
+            }
+            send(f"n1n.review.{kind}", resource, payload)
+    except Exception:  # noqa: BLE001  watching a run must not lose it
+        get_logger().debug("No event was emitted for the review.", exc_info=True)
 
 
 def is_in_run() -> bool:
