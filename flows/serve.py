@@ -24,20 +24,14 @@ PLAIN_WHITE = "Put the product on a plain white background and keep its proporti
 def main() -> None:
     """Registers the deployments and waits for their runs, at most four at once."""
     blocks = saved_blocks(credentials="n1n-credentials/default", destination="s3-image-location/default")
-    generate = generate_to_s3.to_deployment(
+    generate = generate_to_s3.to_deployment(  # pyright: ignore[reportFunctionMemberAccess] - Prefect's typing of task_runner
         "served",
         description="Draws one image for each prompt, checks it and puts it into S3.",
         tags=TAGS,
-        parameters=blocks,
+        parameters={**blocks, "prompts": ["A market stall full of oranges in morning light"]},
         concurrency_limit=TWO_AT_ONCE,
         # An example, off until you switch it on in the UI: each run costs an image.
-        schedule=Cron(
-            "0 6 * * 1",
-            timezone="Europe/Berlin",
-            active=False,
-            slug="monday-morning",
-            parameters={"prompts": ["A market stall full of oranges in morning light"]},
-        ),
+        schedule=Cron("0 6 * * 1", timezone="Europe/Berlin", active=False, slug="monday-morning"),
     )
     edit = edit_to_s3.to_deployment(
         "served",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from n1n_prefect.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.orchestration import SyncPrefectClient  # noqa: TID251
 
 _SCRIPTS = {"n1n-credentials": "blocks/n1n_credentials.py", "s3-image-location": "blocks/s3_image_location.py"}
 

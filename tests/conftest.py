@@ -28,6 +28,7 @@ pytest_plugins = [
     "tests.redis_server",
     "tests.staged_images",
     "tests.prefect_server",
+    "tests.e2e.workspace",
 ]
 
 
