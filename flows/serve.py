@@ -1,11 +1,11 @@
 """Every example flow as a deployment without a work pool: this process waits for runs and starts them.
 
-    python flows/serve.py
-
-The blocks `default` have to be saved (see `blocks/`). The parameters refer to them, so that no
-secret is in a deployment; a run reads them when it starts. It ends at Ctrl-C, and pauses its
-schedules then.
+The parameters refer to saved blocks, so that no secret is in a deployment. Ctrl-C ends it, and
+pauses the deployments until they are served again.
 """
+
+import argparse
+from typing import Any
 
 from edit_to_s3 import edit_to_s3
 from generate_to_s3 import generate_to_s3
@@ -16,29 +16,30 @@ from prefect.schedules import Cron
 
 from n1n_prefect.deployments import saved_blocks
 
-TAGS = ["n1n", "images"]
-TWO_AT_ONCE = ConcurrencyLimitConfig(limit=2, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
-PLAIN_WHITE = "Put the product on a plain white background and keep its proportions"
 
+def serve_all(blocks: dict[str, Any], limit: int) -> None:
+    """Registers the deployments, each named `served`, and waits for their runs.
 
-def main() -> None:
-    """Registers the deployments and waits for their runs, at most four at once."""
-    blocks = saved_blocks(credentials="n1n-credentials/default", destination="s3-image-location/default")
-    generate = generate_to_s3.to_deployment(  # pyright: ignore[reportFunctionMemberAccess] - Prefect's typing of task_runner
+    Args:
+        blocks: References for `credentials` and `destination`.
+        limit: How many runs there are at once.
+    """
+    common: dict[str, Any] = {
+        "tags": ["n1n", "images"],
+        "concurrency_limit": ConcurrencyLimitConfig(limit=2, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+    }
+    generate = generate_to_s3.to_deployment(  # pyright: ignore[reportFunctionMemberAccess] - Prefect's types, see pyproject
         "served",
         description="Draws one image for each prompt, checks it and puts it into S3.",
-        tags=TAGS,
         parameters={**blocks, "prompts": ["A market stall full of oranges in morning light"]},
-        concurrency_limit=TWO_AT_ONCE,
         # An example, off until you switch it on in the UI: each run costs an image.
         schedule=Cron("0 6 * * 1", timezone="Europe/Berlin", active=False, slug="monday-morning"),
+        **common,
     )
     edit = edit_to_s3.to_deployment(
         "served",
-        description="Edits images; an event `image.received` with `payload.image` starts it.",
-        tags=TAGS,
-        parameters={**blocks, "instruction": PLAIN_WHITE},
-        concurrency_limit=TWO_AT_ONCE,
+        description="Edits an image; an event `image.received` with its address in `payload.image` starts it.",
+        parameters={**blocks, "instruction": "Put the product on a plain white background"},
         triggers=[
             DeploymentEventTrigger(
                 name="edit-received-images",
@@ -46,9 +47,20 @@ def main() -> None:
                 parameters={"images": ["{{ event.payload.image }}"]},
             )
         ],
+        **common,
     )
-    serve(generate, edit, limit=4)
+    serve(generate, edit, limit=limit)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--credentials", default="default", help="name of an n1n Credentials block")
+    parser.add_argument("--destination", default="default", help="name of an S3 Image Location block")
+    parser.add_argument("--limit", type=int, default=4, help="how many runs at once")
+    given = parser.parse_args()
+    serve_all(
+        saved_blocks(
+            credentials=f"n1n-credentials/{given.credentials}", destination=f"s3-image-location/{given.destination}"
+        ),
+        given.limit,
+    )

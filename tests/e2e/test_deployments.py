@@ -3,19 +3,26 @@
 import hashlib
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from io import BytesIO
 from pathlib import Path
 
 import psutil
 import pytest
-from prefect.deployments import run_deployment
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from PIL import Image
 
-from n1n_prefect import N1nCredentials
 from tests.prefect_server import wait_for
 
 pytestmark = pytest.mark.prefect
 
 GENERATE, EDIT = "generate-to-s3/generate-to-s3", "edit-to-s3/edit-to-s3"
+
+
+BY_VALUE = f"""
+from prefect.deployments import run_deployment
+from n1n_prefect import N1nCredentials
+given = {{"prompts": ["a fox"], "credentials": N1nCredentials.load("default")}}
+print("run", run_deployment("{GENERATE}", parameters=given, timeout=0, as_subflow=False).id)
+"""
 
 
 def by_slug(slug):
@@ -153,10 +160,7 @@ class TestByHand:
         assert workspace.gateway.ledger.calls == []
 
     def test_a_block_in_the_place_of_its_reference_is_refused_with_the_remedy(self, workspace):
-        with temporary_settings({PREFECT_API_URL: workspace.server.api_url}):
-            block = N1nCredentials.load("default")
-            given = {"prompts": ["a fox"], "credentials": block}
-            run = str(run_deployment(GENERATE, parameters=given, timeout=0, as_subflow=False).id)
+        run = workspace.server.run("python", "-c", BY_VALUE).rpartition("run ")[2].strip()
         state = workspace.ended(run)
         assert state["name"] == "Failed"
         assert "api_key: it is only asterisks, which is how Prefect shows a secret" in state["message"]
@@ -191,10 +195,9 @@ def due(workspace):
 
 class TestByEvent:
     def test_an_object_that_came_is_edited(self, workspace):
-        bucket = workspace.location.bucket
-        key = "incoming/cup.png"
-        [picture, *_] = workspace.objects("finished/").values()
-        workspace.s3.put_object(Bucket=bucket, Key=key, Body=picture)
+        bucket, key = workspace.bucket, "incoming/cup.png"
+        Image.effect_noise((512, 512), 64).save(picture := BytesIO(), "png")
+        workspace.s3.put_object(Bucket=bucket, Key=key, Body=picture.getvalue())
         before = {run["id"] for run in workspace.runs(EDIT)}
         finished = workspace.objects("finished/")
 
@@ -250,7 +253,8 @@ class TestWorkerLost:
         wait_for(lambda: workspace.state(run)["name"] == "Late", "that the run is late where no worker is")
         workspace.start_worker()
         state = workspace.ended(run)
-        assert (state["name"], state["message"][:21]) == ("Completed", "4 images: 4 uploaded."), state
+        assert state["name"] == "Completed"
+        assert state["message"].startswith("4 images: 2 already there, 2 uploaded.")
 
         assert billed(workspace) == {
             "answered, a fox": 1,

@@ -1,8 +1,10 @@
 """What a team has after an hour: a server, the deployments of `prefect.yaml`, blocks, a worker, a gateway and a bucket.
 
-`workspace` is shared by the session; a test that asks for it is followed by a search for its secrets.
+`workspace` is shared by the session; a test that asks for it is followed by a search for its secrets. Whatever needs
+Prefect's client is run as a process: in this one it would go on to send events to this server.
 """
 
+import json
 import secrets
 import uuid
 from collections.abc import Iterator
@@ -14,16 +16,20 @@ from typing import Any
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from pydantic import SecretStr
 
-from n1n_prefect import N1nCredentials, S3Location
 from n1n_prefect.testing import LocalGateway
 from tests.prefect_server import PrefectServer, Running, wait_for
 from tests.s3_servers import S3Server, new_bucket
 
 POOL = "n1n-pool"
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+_SAVE = """
+import json, os
+from n1n_prefect import N1nCredentials, S3Location
+blocks = json.loads(os.environ["BLOCKS"])
+N1nCredentials(**blocks["n1n-credentials"]).save("default", overwrite=True)
+S3Location(**blocks["s3-image-location"]).save("default", overwrite=True)
+"""
 
 
 @dataclass
@@ -32,8 +38,8 @@ class Workspace:
 
     server: PrefectServer
     gateway: LocalGateway
-    credentials: N1nCredentials
-    location: S3Location
+    blocks: dict[str, dict[str, str]]
+    """The fields of the two blocks `default`, by type; what is secret is in clear."""
     s3: Any
     worker: Running | None = None
     _processes: ExitStack = field(default_factory=ExitStack)
@@ -42,13 +48,21 @@ class Workspace:
     @property
     def secrets(self) -> list[str]:
         """What must be nowhere: the gateway's key and the store's."""
-        return [self.gateway.api_key, self.location.aws_secret_access_key.get_secret_value()]
+        return [self.blocks["n1n-credentials"]["api_key"], self.blocks["s3-image-location"]["aws_secret_access_key"]]
+
+    @property
+    def bucket(self) -> str:
+        return self.blocks["s3-image-location"]["bucket"]
 
     def save_blocks(self) -> None:
-        """Both blocks as `default`, which is what the deployments refer to."""
-        with temporary_settings({PREFECT_API_URL: self.server.api_url}):
-            self.credentials.save("default", overwrite=True)
-            self.location.save("default", overwrite=True)
+        """Both blocks as `default`, which is what the deployments refer to; nothing where they are saved already."""
+        if not all(self._is_saved(slug, fields) for slug, fields in self.blocks.items()):
+            self.server.run("python", "-c", _SAVE, BLOCKS=json.dumps(self.blocks))
+
+    def _is_saved(self, slug: str, fields: dict[str, str]) -> bool:
+        document = f"/block_types/slug/{slug}/block_documents/name/default?include_secrets=true"
+        reply = httpx.get(f"{self.server.api_url}{document}", timeout=30)
+        return reply.is_success and fields.items() <= reply.json()["data"].items()
 
     def deploy(self, *options: str, **environment: str) -> str:
         """The output of `prefect deploy --all`."""
@@ -117,10 +131,9 @@ class Workspace:
 
     def objects(self, prefix: str = "") -> dict[str, bytes]:
         """The objects in the bucket by key."""
-        listed = self.s3.list_objects_v2(Bucket=self.location.bucket, Prefix=prefix).get("Contents", [])
+        listed = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", [])
         return {
-            entry["Key"]: self.s3.get_object(Bucket=self.location.bucket, Key=entry["Key"])["Body"].read()
-            for entry in listed
+            entry["Key"]: self.s3.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read() for entry in listed
         }
 
     def send(self, event: str, resource: str, **payload: Any) -> None:
@@ -142,11 +155,18 @@ class Workspace:
 @pytest.fixture(scope="session")
 def _workspace(prefect_server: PrefectServer, moto_server: S3Server, moto_client: Any) -> Iterator[Workspace]:
     with LocalGateway(api_keys=[f"sk-{secrets.token_hex(24)}"], hash_images=True) as gateway:
-        credentials = N1nCredentials(api_key=SecretStr(gateway.api_key), base_url=gateway.base_url)
-        location = moto_server.location(
-            new_bucket(moto_client), prefix="finished", aws_secret_access_key=secrets.token_hex(20)
-        )
-        workspace = Workspace(prefect_server, gateway, credentials, location, moto_client)
+        blocks = {
+            "n1n-credentials": {"api_key": gateway.api_key, "base_url": gateway.base_url},
+            "s3-image-location": {
+                "bucket": new_bucket(moto_client),
+                "prefix": "finished",
+                "endpoint_url": moto_server.endpoint_url,
+                "region_name": "us-east-1",
+                "aws_access_key_id": moto_server.access_key,
+                "aws_secret_access_key": secrets.token_hex(20),
+            },
+        }
+        workspace = Workspace(prefect_server, gateway, blocks, moto_client)
         workspace.save_blocks()
         prefect_server.run("prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite")
         workspace.deploy()
