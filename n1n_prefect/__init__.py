@@ -5,6 +5,7 @@ watches: paid once, never lost, and with the reason where an image did not come.
 """
 
 from n1n_prefect.__about__ import __version__
+from n1n_prefect.approval import areview_images, check_review, review_deadline_automation, review_images
 from n1n_prefect.artifacts import acreate_contact_sheet_artifact, create_contact_sheet_artifact
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.client import AsyncN1nClient, N1nClient
@@ -25,6 +26,7 @@ from n1n_prefect.errors import (
     QuotaError,
     RateLimitError,
     RefusedError,
+    ReviewTimeoutError,
     SourceError,
     StagingError,
     UploadError,
@@ -43,13 +45,16 @@ from n1n_prefect.images import (
 from n1n_prefect.outcomes import final_state, gather_outcomes
 from n1n_prefect.policies import HintedDelays, PaidOnce
 from n1n_prefect.pricing import CostEstimate, Price, estimate_cost
+from n1n_prefect.reviews import Review, ReviewedImage
 from n1n_prefect.settings import N1nSettings
 from n1n_prefect.tasks import (
+    adiscard_image,
     aedit_image,
     agenerate_image,
     aimage_to_s3,
     aupload_image,
     avalidate_image,
+    discard_image,
     edit_image,
     generate_image,
     image_to_s3,
@@ -86,6 +91,9 @@ __all__ = [
     "QuotaError",
     "RateLimitError",
     "RefusedError",
+    "Review",
+    "ReviewTimeoutError",
+    "ReviewedImage",
     "S3Location",
     "SourceError",
     "Spending",
@@ -96,19 +104,25 @@ __all__ = [
     "Violation",
     "__version__",
     "acreate_contact_sheet_artifact",
+    "adiscard_image",
     "aedit_image",
     "agenerate_image",
     "aimage_to_s3",
+    "areview_images",
     "aupload_image",
     "avalidate_image",
+    "check_review",
     "contact_sheet_markdown",
     "create_contact_sheet_artifact",
+    "discard_image",
     "edit_image",
     "estimate_cost",
     "final_state",
     "gather_outcomes",
     "generate_image",
     "image_to_s3",
+    "review_deadline_automation",
+    "review_images",
     "upload_image",
     "validate_image",
 ]

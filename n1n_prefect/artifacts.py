@@ -140,7 +140,7 @@ class _Sheet:
         return made
 
     def _run_ids(self) -> tuple[UUID | None, UUID | None]:
-        _check_key(self.key)
+        check_key(self.key)
         task_run_id, flow_run_id = get_task_and_flow_run_ids()
         if not (task_run_id or flow_run_id):
             raise InvalidRequestError(
@@ -160,7 +160,8 @@ class _Sheet:
         )
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Refuses what cannot be an artifact's key."""
     if not re.fullmatch("[a-z0-9-]+", key):
         better = re.sub("[^a-z0-9]+", "-", key.lower()).strip("-") or "n1n-contact-sheet"
         raise InvalidRequestError(

@@ -371,6 +371,27 @@ class S3Location(CarefulBlock):
         )
         return self._uploaded(uploaded, at, done, original=uploaded.original)
 
+    def delete_image(self, uploaded: UploadedImage) -> bool:
+        """Removes an uploaded image, and never what somebody else put in its place, see `n1n_prefect.s3.delete`.
+
+        Returns:
+            Whether it was there.
+
+        Raises:
+            InvalidRequestError: It is another image, which `if_exists="keep"` left in its place.
+            UploadError: Something else is there by now, or the store refused or could not be reached.
+        """
+        if not uploaded.media_type:
+            raise InvalidRequestError(f"{uploaded.uri} is another image, which was kept; it is not ours to delete.")
+        return s3.delete(
+            self.get_client(),
+            bucket=uploaded.bucket,
+            key=uploaded.key,
+            sha256=uploaded.sha256,
+            size_bytes=uploaded.size_bytes,
+            version_id=uploaded.version_id,
+        )
+
     def _extra_args(self) -> dict[str, str]:
         given = {
             "StorageClass": self.storage_class,

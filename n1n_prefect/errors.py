@@ -14,6 +14,7 @@ N1nError
 ├── NoImageError               an answer without an image
 ├── MalformedReplyError        2xx, but not what was promised
 ├── ImageValidationError       the image is not what was asked for
+├── ReviewTimeoutError         nobody decided about the images in time
 ├── SourceError                an input image could not be read, or may not be
 ├── StagingError               the original or its journal could not be stored
 │   └── JournalUnreadableError unreadable is not absent: nothing is spent
@@ -181,6 +182,12 @@ class ImageValidationError(N1nError):
     def __init__(self, message: str = "", request_id: str = "", *, violations: "list[Violation] | None" = None) -> None:
         super().__init__(message, request_id)
         self.violations: list[Violation] = violations or []
+
+
+class ReviewTimeoutError(N1nError):
+    """Nobody decided about the images in time, and that is to fail; they were paid for and are kept."""
+
+    _charged = "yes"
 
 
 class SourceError(N1nError):

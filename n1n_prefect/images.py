@@ -22,11 +22,11 @@ from n1n_prefect.errors import Charged, InvalidRequestError, without_secrets
 DEFAULT_MODEL = "gemini-2.5-flash-image"
 OUTCOME_STATUSES = (
     "uploaded", "already_there", "refused", "no_image", "invalid", "unknown_outcome", "source_error",
-    "over_budget", "failed", "pending",
+    "over_budget", "failed", "pending", "rejected",
 )  # fmt: skip
 OutcomeStatus = Literal[
     "uploaded", "already_there", "refused", "no_image", "invalid", "unknown_outcome", "source_error",
-    "over_budget", "failed", "pending",
+    "over_budget", "failed", "pending", "rejected",
 ]  # fmt: skip
 
 
@@ -395,7 +395,7 @@ class ImageOutcome:
 
     status: OutcomeStatus
     """One of a closed set: `uploaded`, `already_there`, `refused`, `no_image`, `invalid`, `unknown_outcome`,
-    `source_error`, `over_budget`, `failed`, `pending`."""
+    `source_error`, `over_budget`, `failed`, `pending`, and `rejected` by a person."""
 
     reason: str = ""
     """What happened, in plain words; empty for an image that arrived."""

@@ -72,9 +72,10 @@ def final_state(outcomes: Iterable[ImageOutcome]) -> Any:
     """The Prefect state in which a flow ends, for it to return: what came of its images, in words.
 
     Completed, with the outcomes as the flow's result, when an image arrived, uploaded or only
-    generated. Failed when none did, and, named `OverBudget`, when a ceiling kept calls from being
-    made; the caller of the flow then gets the error. The message says how many images ended how,
-    what they cost, and how a failed run goes on.
+    generated, or when a person rejected all of them. Failed when none arrived for another reason,
+    and, named `OverBudget`, when a ceiling kept calls from being made; the caller of the flow then
+    gets the error. The message says how many images ended how, what they cost, and how a failed run
+    goes on.
 
     ```python
     @flow
@@ -95,10 +96,16 @@ def final_state(outcomes: Iterable[ImageOutcome]) -> Any:
     if refused is not None:
         message = f"{message} {refused.reason} What was paid is safe.{_how_to_go_on()}"
         return Failed(name="OverBudget", message=message, data=errors.BudgetExceededError(message))
-    if ended and not any(outcome.ok or (outcome.status == "pending" and outcome.image) for outcome in ended):
-        message = f"{message} The first reason: {ended[0].reason}{_how_to_go_on()}"
+    bad = [outcome for outcome in ended if not has_image(outcome) and outcome.status != "rejected"]
+    if bad and not any(map(has_image, ended)):
+        message = f"{message} The first reason: {bad[0].reason}{_how_to_go_on()}"
         return Failed(message=message, data=errors.N1nError(message))
     return Completed(message=message, data=ended)
+
+
+def has_image(outcome: ImageOutcome) -> bool:
+    """Whether an image came of it, uploaded or only generated."""
+    return outcome.ok or (outcome.status == "pending" and outcome.image is not None)
 
 
 def _how_to_go_on() -> str:

@@ -1,4 +1,4 @@
-"""How an image gets into an S3 bucket and out of it: conditional put, copy, read.
+"""How an image gets into an S3 bucket and out of it: conditional put, copy, read, delete.
 
 The boto3 client comes in as an argument; `make_client` builds one. What is put has a
 SHA-256 that the store verifies, and an object that is there already is never overwritten
@@ -233,6 +233,72 @@ def _metadata_arguments(source: Any, metadata: Mapping[str, Any] | None, sha256:
         "ContentType": source["ContentType"],
         "Metadata": encode_metadata({**kept, **{key.lower(): value for key, value in metadata.items()}}, sha256),
     }
+
+
+def delete(client: Any, *, bucket: str, key: str, sha256: str, size_bytes: int, version_id: str = "") -> bool:
+    """Removes an image from a key, unless something else is there; whether there was anything to remove.
+
+    Where the bucket keeps versions and ours is known, that version alone goes, for good. Else the store
+    is asked to remove the very object that was looked at; a store that ignores the condition may
+    remove one that another writer puts there at the same moment.
+
+    Args:
+        client: A boto3 S3 client.
+        bucket: Where the image is.
+        key: Where the image is.
+        sha256: What is supposed to be there, lower-case hex.
+        size_bytes: What is supposed to be there, in bytes.
+        version_id: The image's version.
+
+    Raises:
+        UploadError: Something else is there, code `ObjectChanged`; or the store refused or could not be reached.
+    """
+    which = {"Bucket": bucket, "Key": key, **({"VersionId": version_id} if version_id else {})}
+    with location_errors(UploadError, doing="delete", bucket=bucket, key=key):
+        try:
+            there = _There.of(client.head_object(**which))
+        except client.exceptions.ClientError as exc:
+            # A marker in the version's place is answered with 405.
+            if status_of(exc) in (404, 405):
+                return False
+            raise
+        if not _is_image(client, which, there, sha256, size_bytes):
+            raise UploadError(
+                f"s3://{bucket}/{key} holds something else by now ({there.size_bytes:,} bytes, ETag {there.etag!r}) "
+                f"than the image with SHA-256 {sha256}, and was left alone.",
+                code="ObjectChanged",
+            )
+        return _remove(client, which, there.etag)
+
+
+def _is_image(client: Any, which: Mapping[str, str], there: "_There", sha256: str, size_bytes: int) -> bool:
+    if there.size_bytes != size_bytes:
+        return False
+    if there.sha256:
+        return there.sha256 == sha256
+    with closing(client.get_object(**which)["Body"]) as body:
+        return hashlib.sha256(body.read()).hexdigest() == sha256
+
+
+def _remove(client: Any, which: Mapping[str, str], etag: str) -> bool:
+    # Older boto3 has no condition on a removal, and neither is one needed where the version is named.
+    known = "IfMatch" in client.meta.service_model.operation_model("DeleteObject").input_shape.members
+    condition = {"IfMatch": f'"{etag}"'} if known and etag and "VersionId" not in which else {}
+    try:
+        client.delete_object(**which, **condition)
+    except client.exceptions.ClientError as exc:
+        if condition and code_of(exc) in _NO_CONDITIONS:
+            client.delete_object(**which)
+        elif status_of(exc) == 404:
+            return False
+        elif condition and code_of(exc) in _LOST_RACE:
+            raise UploadError(
+                f"s3://{which['Bucket']}/{which['Key']} was changed at the same moment, and was left alone.",
+                code="ObjectChanged",
+            ) from None
+        else:
+            raise
+    return True
 
 
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "OperationAborted", "412", "304"}

@@ -11,7 +11,8 @@ _EXPIRED = "the session token has expired or is not valid; renew it, or leave th
 _BUSY = "the store is busy or failing; it is worth another try in a while"
 _DAMAGED = "the bytes did not arrive as they were sent; it is worth another try"
 _NOT_ALLOWED = (
-    "these credentials may not do this; grant s3:PutObject and s3:GetObject on the keys and s3:ListBucket on the bucket"
+    "these credentials may not do this; grant s3:PutObject and s3:GetObject on the keys and s3:ListBucket on the "
+    "bucket, and to clean up also s3:DeleteObject, and s3:DeleteObjectVersion where the bucket keeps versions"
 )
 _NOT_KNOWN = (
     "the store does not know something that was sent; set conditional_put='never' and checksum='md5' or 'none', and "

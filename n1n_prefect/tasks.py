@@ -1,4 +1,4 @@
-"""The ten tasks: generate, edit, validate, upload, and all of it for one item; each sync and async.
+"""The tasks: generate, edit, validate, upload, all of it for one item, and discard; each sync and async.
 
 Every pair has one core. A task's body checks what it was handed, calls the core, and
 returns a small reference; retries, delays and caching are declared here and belong to Prefect.
@@ -17,7 +17,7 @@ from prefect.context import TaskRunContext
 
 from n1n_prefect import telemetry, validation
 from n1n_prefect.blocks import N1nCredentials, S3Location
-from n1n_prefect.errors import ImageValidationError, InvalidRequestError, N1nError
+from n1n_prefect.errors import ImageValidationError, InvalidRequestError, N1nError, UploadError
 from n1n_prefect.execution import apay, pay, reported, require_block
 from n1n_prefect.images import (
     DEFAULT_MODEL,
@@ -310,7 +310,8 @@ def upload_image(
     """The image's original bytes as one object in S3, put once.
 
     The same bytes under the same key are never a conflict: the object stays and `created` is
-    False. An `UploadedImage` is copied on the server.
+    False. An `UploadedImage` is copied on the server; where it is gone, such as by a lifecycle rule, its
+    staged original is uploaded instead.
 
     Args:
         image: A generated image, or an upload to copy.
@@ -357,12 +358,22 @@ def _uploaded(
         if isinstance(image, GeneratedImage):
             uploaded = destination.put_image(image.read_bytes(), image=image, **where)
         else:
-            uploaded = destination.copy_image(image, **where)
+            uploaded = _copied(image, destination, where)
         uploaded = replace(uploaded, original=paid)
         telemetry.annotate_upload(uploaded)
         telemetry.get_logger().info("%s %s", "Uploaded" if uploaded.created else "Already there:", uploaded.uri)
         telemetry.emit("uploaded" if uploaded.created else "already_there", image=paid, uploaded=uploaded)
     return uploaded
+
+
+def _copied(image: UploadedImage, destination: S3Location, where: Mapping[str, Any]) -> UploadedImage:
+    try:
+        return destination.copy_image(image, **where)
+    except UploadError as exc:
+        if image.original is None or exc.code not in ("404", "NoSuchKey", "NoSuchBucket"):
+            raise
+        telemetry.get_logger().warning("%s is gone; its staged original is uploaded instead.", image.uri)
+    return destination.put_image(image.original.read_bytes(), image=image.original, **where)
 
 
 def _check_where(destination: Any, name: Any, key: Any, if_exists: Any, metadata: Any) -> None:
@@ -378,6 +389,48 @@ def _check_where(destination: Any, name: Any, key: Any, if_exists: Any, metadata
 
 
 _ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
+
+
+# ── discard ──────────────────────────────────────────────────────────────────
+
+
+@task(cache_policy=NO_CACHE, **_options("discard"))
+def discard_image(image: UploadedImage, *, location: S3Location, published: UploadedImage | None = None) -> bool:
+    """Whether an uploaded image was there, which is gone now; for what was pending and is decided.
+
+    Only these very bytes are removed: what somebody else put under the key stays. The staged
+    original stays, too.
+
+    Args:
+        image: What `upload_image` gave.
+        location: The S3 Image Location block that may delete it; with `.map`, `unmapped(location)`.
+        published: The copy that remains. Given as a future, nothing is discarded where copying failed.
+
+    Raises:
+        InvalidRequestError: The copy is the image itself.
+        UploadError: Something else is there by now, or the store refused or could not be reached.
+    """
+    return _discarded(image, location, published)
+
+
+@task(cache_policy=NO_CACHE, **_options("discard"))
+async def adiscard_image(image: UploadedImage, *, location: S3Location, published: UploadedImage | None = None) -> bool:
+    """`discard_image` for asynchronous flows."""
+    return await asyncio.to_thread(_discarded, image, location, published)
+
+
+def _discarded(image: UploadedImage, location: S3Location, published: UploadedImage | None) -> bool:
+    with reported():
+        _require(image, UploadedImage, "image")
+        require_block(location, S3Location, "location")
+        if published is not None:
+            _require(published, UploadedImage, "published")
+            if published.uri == image.uri:
+                raise InvalidRequestError(f"{image.uri} is where the image was published to; it is not discarded.")
+    with reported(image):
+        was_there = location.delete_image(image)
+    telemetry.get_logger().info("%s %s", "Discarded" if was_there else "Gone already:", image.uri)
+    return was_there
 
 
 # ── one item from words to S3 ────────────────────────────────────────────────

@@ -108,6 +108,32 @@ def emit_report(totals: Totals) -> None:
         get_logger().debug("No event was emitted for the report.", exc_info=True)
 
 
+def emit_review(kind: Literal["requested", "decided"], key: str, facts: Mapping[str, object]) -> None:
+    """Tells Prefect that the current run waits for a person, or was answered, as `n1n.review.<kind>`.
+
+    The resource is `n1n.review.<flow run id>.<key>`. Outside of a flow run, and where `emit_events` is
+    switched off, nothing happens.
+
+    Args:
+        kind: What happened.
+        key: Which of the run's reviews.
+        facts: The payload: small values, and no words of a prompt or a note.
+    """
+    flow = FlowRunContext.get()
+    run = flow.flow_run if flow else None
+    if run is None:
+        return
+    try:
+        if settings().emit_events:
+            resource = {"prefect.resource.id": f"n1n.review.{run.id}.{key}", "prefect.resource.name": run.name}
+            payload = {
+                name: _cut(fact, _MAX_NAME_BYTES) if isinstance(fact, str) else fact for name, fact in facts.items()
+            }
+            _send(f"n1n.review.{kind}", resource, payload)
+    except Exception:  # noqa: BLE001  watching a run must not lose it
+        get_logger().debug("No event was emitted for the review.", exc_info=True)
+
+
 def _send(event: str, resource: dict[str, str], payload: dict[str, object]) -> None:
     """Emits an event that names the run, its flow, deployment, work pool and tags, as every event in a run does.
 

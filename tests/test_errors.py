@@ -36,6 +36,7 @@ PROMISED = {
     "NoImageError": (True, "unknown"),
     "MalformedReplyError": (True, "unknown"),
     "ImageValidationError": (False, "yes"),
+    "ReviewTimeoutError": (False, "yes"),
     "SourceError": (False, "no"),
     "StagingError": (True, "no"),
     "JournalUnreadableError": (True, "no"),

@@ -1,0 +1,458 @@
+"""A person decides about images, in Prefect's own resume dialog or through its API, while the run waits.
+
+The question and its answer are kept as inputs of the flow run, under a key that names the very
+images. So a run that is started again, after a suspension or after its process was killed, finds
+what was decided and asks only what was not. Nothing here pays; what was paid is in the journal.
+"""
+
+import asyncio
+import inspect
+import json
+import time
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from itertools import count
+from typing import Any, get_args
+
+import httpx
+from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
+from prefect.input import keyset_from_paused_state
+from prefect.states import Paused, Running, Suspended
+from pydantic import ValidationError
+
+from n1n_prefect import telemetry
+from n1n_prefect.artifacts import check_key
+from n1n_prefect.blocks import S3Location
+from n1n_prefect.contact_sheet import contact_sheet_markdown, without_gaps
+from n1n_prefect.errors import InvalidRequestError, ReviewTimeoutError
+from n1n_prefect.execution import require_block
+from n1n_prefect.images import GeneratedImage
+from n1n_prefect.outcomes import gather_outcomes
+from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_words
+from n1n_prefect.steps import arun, run
+
+EXPIRED = "ReviewExpired"
+"""The name of the state that `review_deadline_automation` puts a run into whose deadline has passed."""
+
+_RUN_OUT = "The flow was paused and never resumed."  # how Prefect fails a run whose time is up
+_GRACE = timedelta(minutes=5)  # a process that is alive acts at the deadline, before the server fails the run
+_LONGEST_LOOK = 10.0  # seconds between two looks at the run
+
+
+def review_images(
+    images: Iterable[object],
+    *,
+    timeout_seconds: float = 86_400,
+    on_timeout: OnTimeout = "reject",
+    wait: WaitBy = "pause",
+    key: str = "review",
+    title: str | None = "Which images shall be published?",
+    may_regenerate: bool = True,
+    show_prompts: bool = True,
+) -> Review:
+    """What a person decided about each image; the flow run waits for it. Call it in a flow.
+
+    The run's page then has a Resume button, whose dialog shows the images. A program answers with
+    `POST /flow_runs/{id}/resume` or `prefect.flow_runs.resume_flow_run(id, run_input={...})`:
+
+    ```json
+    {"run_input": {"approve": ["image 1"], "regenerate": ["image 3"], "note": "3: at night", "reviewer": "Ann"}}
+    ```
+
+    What is in neither list is rejected, so that `{"approve": []}` rejects all. Lines of the note that begin
+    with a number and a colon are for that image, the others for all of them. Fields that are not used may
+    be left out. An unknown field or image is refused with `status: REJECT` and a reason in a reply of 200,
+    and the run goes on waiting. An answer without any field decides nothing, and neither does one that has
+    an image in both lists: the run asks again. An artifact of the run shows the contact sheet as well.
+
+    Where nothing can be decided, since no image came, nobody is asked. A run that is started again finds
+    what was decided about the same images. The deadline is kept, too: once it has passed, its action
+    is taken without asking again; but under `on_timeout="fail"` the next start asks anew.
+
+    Args:
+        images: Whatever `gather_outcomes` takes: uploads, outcomes or futures.
+        timeout_seconds: How long to wait, from the first time this is asked in the run.
+        on_timeout: Then `reject` all, `approve` all, or `fail` with `ReviewTimeoutError`.
+        wait: `pause` waits in this process. `suspend` ends it, and the flow runs again from the top once it is
+            answered, for which it needs a deployment. When a suspended run's deadline passes, Prefect fails it;
+            `review_deadline_automation` is what then starts it again, and `n1n-prefect resume` does, too.
+        key: Tells several questions of a run apart: lower-case letters, digits and dashes.
+        title: The heading of the contact sheet.
+        may_regenerate: Whether an image may be sent back.
+        show_prompts: Whether the first 80 characters of each prompt are shown.
+
+    Raises:
+        ReviewTimeoutError: Nobody decided in time, and `on_timeout` is `fail`.
+        InvalidRequestError: The arguments are wrong, or this run cannot wait in this way.
+    """
+    asking = _asking(locals())
+    return run(asking.steps(gather_outcomes(without_gaps(images))), lambda step: time.sleep(step.seconds))
+
+
+async def areview_images(
+    images: Iterable[object],
+    *,
+    timeout_seconds: float = 86_400,
+    on_timeout: OnTimeout = "reject",
+    wait: WaitBy = "pause",
+    key: str = "review",
+    title: str | None = "Which images shall be published?",
+    may_regenerate: bool = True,
+    show_prompts: bool = True,
+) -> Review:
+    """`review_images` for asynchronous flows, which may give it coroutines and asyncio tasks."""
+    asking = _asking(locals())
+    given = without_gaps(images)
+    under_way = [asyncio.ensure_future(item) for item in given if inspect.isawaitable(item)]
+    ended = iter(await asyncio.gather(*under_way, return_exceptions=True))
+    items = [next(ended) if inspect.isawaitable(item) else item for item in given]
+    outcomes = await asyncio.to_thread(gather_outcomes, items)
+    return await arun(asking.steps(outcomes), _nothing_else, lambda step: asyncio.sleep(step.seconds), (_Wait,))
+
+
+def _nothing_else(step: object) -> None:
+    raise TypeError(step)
+
+
+def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "pause") -> None:
+    """Refuses, before anything is paid, what could not be published or waited for in the end.
+
+    Args:
+        pending: Where images wait for a decision.
+        published: Where approved images go.
+        wait: How the run is going to wait.
+
+    Raises:
+        InvalidRequestError: Both are the same place, or this run cannot be suspended.
+    """
+    require_block(pending, S3Location, "pending")
+    require_block(published, S3Location, "published")
+    places = [(place.endpoint_url, place.uri_of(place.key_for(_ANY_IMAGE))) for place in (pending, published)]
+    if places[0] == places[1]:
+        raise InvalidRequestError(
+            f"pending and published are the same place, s3://{published.bucket}/{published.prefix}: what is published "
+            "would be cleaned away. Give pending a prefix of its own, such as pending/."
+        )
+    context = FlowRunContext.get()
+    if wait == "suspend" and context and context.flow_run:
+        _check_suspendable(context.flow_run)
+
+
+_ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
+
+
+def _check_suspendable(flow_run: FlowRun) -> None:
+    if flow_run.parent_task_run_id is not None:
+        raise InvalidRequestError("A subflow cannot be suspended; use wait='pause', or call it in the flow itself.")
+    if flow_run.deployment_id is None:
+        raise InvalidRequestError(
+            "A run without a deployment cannot be suspended, since nothing would start it again; "
+            "deploy or serve the flow, or use wait='pause'."
+        )
+
+
+def review_deadline_automation(
+    flow_name: str = "approve-then-publish", *, name: str = "n1n: act on a review's deadline"
+) -> Automation:
+    """An automation that starts a suspended run again when nobody decided in time, so that `on_timeout` takes effect.
+
+    Prefect fails such a run, and no process is left that could act. Create one for each flow that
+    suspends: `review_deadline_automation("my-flow").create()`. A paused run needs none.
+
+    Args:
+        flow_name: The flow whose runs it starts again, by its name in Prefect. All of them that Prefect failed
+            since their pause ran out are started, whoever paused them.
+        name: The automation's name.
+    """
+    trigger = EventTrigger(
+        expect={"prefect.flow-run.Failed"},
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.state-message": _RUN_OUT}),
+        match_related=ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": flow_name}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+    )
+    message = "Nobody decided in time; the chosen action is taken."
+    actions: list[Any] = [ChangeFlowRunState(state=StateType.SCHEDULED, name=EXPIRED, message=message, force=False)]
+    return Automation(
+        name=name,
+        description="Starts suspended runs again whose review nobody answered, so that on_timeout takes effect.",
+        trigger=trigger,
+        actions=actions,
+    )
+
+
+# ── one question, from the first look to the answer ──────────────────────────
+
+
+@dataclass(frozen=True)
+class _Wait:
+    seconds: float
+
+
+def _asking(given: Mapping[str, Any]) -> "_Asking":
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or TaskRunContext.get():
+        raise InvalidRequestError("A review makes a flow run wait; call it in a @flow, and not in a task.")
+    for name, choices in (("on_timeout", get_args(OnTimeout)), ("wait", get_args(WaitBy))):
+        if given[name] not in choices:
+            raise InvalidRequestError(f"{name}={given[name]!r} is none of {', '.join(choices)}.")
+    if not given["timeout_seconds"] > 0:
+        raise InvalidRequestError(f"timeout_seconds={given['timeout_seconds']!r} is not more than 0.")
+    check_key(given["key"])
+    if given["wait"] == "suspend":
+        _check_suspendable(context.flow_run)
+    return _Asking(context.flow_run, **{name: given[name] for name in _Asking.__dataclass_fields__ if name in given})
+
+
+@dataclass(frozen=True)
+class _Asking:
+    flow_run: FlowRun
+    timeout_seconds: float
+    on_timeout: OnTimeout
+    wait: WaitBy
+    key: str
+    title: str | None
+    may_regenerate: bool
+    show_prompts: bool
+
+    def steps(self, outcomes: "list[Any]") -> Generator[_Wait, None, Review]:
+        """Finds what was decided, or asks and waits."""
+        question = Question(tuple(outcomes), self.may_regenerate, self.on_timeout)
+        if not question.candidates:
+            return Review(failed=question.failed)
+        with get_client(sync_client=True) as client:
+            kept = _Kept(client, self.flow_run, question, f"n1n-{self.key}-{question.digest}")
+            review = kept.decision() or (yield from self._ask(client, kept))
+            if kept.once("told"):
+                self._tell(review)
+        return review
+
+    def _ask(self, client: SyncPrefectClient, kept: "_Kept") -> Generator[_Wait, None, Review]:
+        deadline = kept.deadline()
+        if deadline and deadline <= _now():
+            if self.on_timeout != "fail" or kept.was_started_by_automation():
+                return self._expired(kept.question)
+            kept.forget_deadline()
+            deadline = None
+        deadline = deadline or kept.set_deadline(_now() + timedelta(seconds=self.timeout_seconds))
+        self._show(client, kept.question)
+        while True:
+            state = kept.ask(self.wait, deadline, show_prompts=self.show_prompts)
+            self._tell_asked(kept, deadline)
+            if self.wait == "suspend":
+                raise Pause(state=state)
+            review = yield from self._answer(kept, deadline)
+            if review:
+                return review
+
+    def _answer(self, kept: "_Kept", deadline: datetime) -> Generator[_Wait, None, Review | None]:
+        """The decision, or None where somebody set the run going without one."""
+        started = time.monotonic()
+        while True:
+            state = kept.state()
+            if state and state.is_running():
+                return kept.decision()
+            left = (deadline - _now()).total_seconds()
+            if left <= 0 or (state and state.is_failed() and state.message == _RUN_OUT):
+                return kept.take_back() or self._expired(kept.question)
+            if state and not state.is_paused():
+                raise Abort(f"The run is {state.name} and waits for no decision any more.")
+            yield _Wait(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, left + 0.05))
+
+    def _expired(self, question: Question) -> Review:
+        if self.on_timeout == "fail":
+            raise ReviewTimeoutError(
+                f"Nobody decided about the images within {self.timeout_seconds:g} seconds. They are paid for and kept; "
+                f"to be asked again without paying again: n1n-prefect resume {self.flow_run.id}"
+            )
+        return question.undecided()
+
+    def _show(self, client: SyncPrefectClient, question: Question) -> None:
+        markdown = contact_sheet_markdown(question.numbered, title=self.title, show_prompts=self.show_prompts)
+        artifact = ArtifactCreate(
+            type="markdown", key=f"n1n-{self.key}", data=markdown, flow_run_id=self.flow_run.id,
+            description="What is to be decided: press Resume on the run's page.",
+        )  # fmt: skip
+        client.create_artifact(artifact)
+
+    def _tell_asked(self, kept: "_Kept", deadline: datetime) -> None:
+        question = kept.question
+        telemetry.get_logger().info(
+            "Waiting until %s for a decision about %d images; then on_timeout=%r. Press Resume on the run's page, or "
+            "POST /flow_runs/%s/resume %s",
+            deadline.isoformat(timespec="seconds"), len(question.candidates), self.on_timeout, self.flow_run.id,
+            json.dumps({"run_input": question.example()}),
+        )  # fmt: skip
+        costs = [outcome.estimated_cost_usd or 0.0 for outcome in question.candidates.values()]
+        telemetry.emit_review(
+            "requested",
+            self.key,
+            {
+                "images": len(question.candidates),
+                "failed": len(question.failed),
+                "deadline": deadline.isoformat(timespec="seconds"),
+                "on_timeout": self.on_timeout,
+                "wait": self.wait,
+                "estimated_cost_usd": round(sum(costs), 6),
+            },
+        )
+
+    def _tell(self, review: Review) -> None:
+        first = review.images[0]
+        who = f"{first.reviewer or 'A person'} decided" if first.decided_by == "person" else "Nobody decided in time"
+        telemetry.get_logger().info("%s: %s", who, numbered_words(review.images))
+        telemetry.emit_review(
+            "decided",
+            self.key,
+            {
+                "approved": len(review.approved),
+                "rejected": len(review.rejected),
+                "to_regenerate": len(review.to_regenerate),
+                "decided_by": first.decided_by,
+                "reviewer": first.reviewer,
+            },
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+# ── what the server keeps of it ──────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A question's place among the inputs of its flow run: each asking has a number, and so keys of its own."""
+
+    client: SyncPrefectClient
+    flow_run: FlowRun
+    question: Question
+    key: str
+
+    def decision(self) -> Review | None:
+        """What a person answered, however often it was asked."""
+        return next((said for said in self._answers() if isinstance(said, Review)), None)
+
+    def _answers(self) -> Generator[Review | str]:
+        """What came of each asking: a decision, or why it is none; nothing where there was no answer."""
+        for keyset in self._askings():
+            answer = self._read(keyset["response"])
+            if answer is None:
+                continue
+            try:
+                yield self.question.decided(answer)
+            except ValidationError as exc:  # of another release, with other fields
+                yield f"The answer does not fit: {exc.errors(include_url=False)[0]['msg']}."
+            except ValueError as exc:
+                yield str(exc)
+
+    def ask(self, wait: WaitBy, deadline: datetime, *, show_prompts: bool) -> State[Any]:
+        """Makes the run one that waits, with a dialog of its own."""
+        number = sum(1 for _ in self._askings())
+        objection = ([*self._answers()] or ["There was no answer last time."])[-1] if number else ""
+        if objection:
+            telemetry.get_logger().warning("Asked again. %s", objection)
+        self._write(f"{self.key}-asked-{number}", wait)
+        state = self._waiting(wait, number, deadline)
+        answer = self.client.set_flow_run_state(self.flow_run.id, state)
+        if answer.status != SetStateStatus.ACCEPT:
+            why = getattr(answer.details, "reason", None) or "no reason is given"
+            raise InvalidRequestError(f"Prefect does not let this run wait for a decision: {why}")
+        # After the state: Prefect forgets what is under these keys when the run begins to wait.
+        keyset = _keyset_of(state)
+        self._write(keyset["schema"], self.question.form.model_json_schema())
+        description = self.question.description(deadline, objection=str(objection), show_prompts=show_prompts)
+        self._write(keyset["description"], description)
+        return answer.state or state
+
+    def _waiting(self, wait: WaitBy, number: int, deadline: datetime) -> State[Any]:
+        key = f"{self.key}-{number}"
+        if wait == "suspend":
+            state = Suspended(pause_key=key, pause_expiration_time=deadline)
+        else:
+            state = Paused(pause_key=key, pause_expiration_time=deadline + _GRACE)
+        state.state_details.run_input_keyset = _keyset_of(state)
+        return state
+
+    def _askings(self) -> Generator[Mapping[str, str]]:
+        """The keys of each time that it was asked."""
+        for number in count():
+            wait = self._read(f"{self.key}-asked-{number}")
+            if wait is None:
+                return
+            yield _keyset_of(self._waiting(wait, number, _now()))
+
+    def take_back(self) -> Review | None:
+        """Ends the waiting at the deadline; the decision, where a person was quicker."""
+        running = Running(message="Nobody decided in time.")
+        answer = self.client.set_flow_run_state(self.flow_run.id, running)
+        review = self.decision()
+        state = self.state()
+        if review is None and (state is None or not state.is_running()):
+            if state and state.type in (StateType.CANCELLED, StateType.CANCELLING):
+                raise Abort(f"The run is {state.name} and waits for no decision any more.")
+            # The machine was asleep, or its clock is late: the server has failed the run already.
+            telemetry.get_logger().debug("Taken back by force: %s", answer.details)
+            self.client.set_flow_run_state(self.flow_run.id, running, force=True)
+        return review
+
+    def state(self) -> "State[Any] | None":
+        """The run's state now, or None while the server cannot be reached."""
+        try:
+            return self.client.read_flow_run(self.flow_run.id).state
+        except httpx.TransportError as exc:
+            telemetry.get_logger().warning("The Prefect API cannot be reached (%s); still waiting.", exc)
+            return None
+
+    def deadline(self) -> datetime | None:
+        """Until when an answer was asked for."""
+        kept = self._read(f"{self.key}-deadline")
+        return datetime.fromisoformat(kept) if kept else None
+
+    def set_deadline(self, deadline: datetime) -> datetime:
+        """Keeps the deadline, for this process and for later ones."""
+        self._write(f"{self.key}-deadline", deadline.isoformat())
+        return deadline
+
+    def forget_deadline(self) -> None:
+        """Lets the next question have a deadline of its own."""
+        self.client.delete_flow_run_input(self.flow_run.id, f"{self.key}-deadline")
+
+    def was_started_by_automation(self) -> bool:
+        """Whether an automation, and no person, started the run this time."""
+        states = self.client.read_flow_run_states(self.flow_run.id)
+        scheduled = [state for state in states if state.is_scheduled()]
+        return bool(scheduled) and max(scheduled, key=lambda state: state.timestamp).name == EXPIRED
+
+    def once(self, what: str) -> bool:
+        """Whether this is the first time, in whichever process."""
+        if self._read(f"{self.key}-{what}") is not None:
+            return False
+        with suppress(PrefectHTTPStatusError):
+            self._write(f"{self.key}-{what}", True)
+        return True
+
+    def _read(self, key: str) -> Any:
+        try:
+            return json.loads(self.client.read_flow_run_input(self.flow_run.id, key))
+        except PrefectHTTPStatusError as exc:
+            if exc.response.status_code != 404:
+                raise
+            return None
+
+    def _write(self, key: str, value: Any) -> None:
+        self.client.create_flow_run_input(self.flow_run.id, key, json.dumps(value))
+
+
+def _keyset_of(state: State[Any]) -> dict[str, str]:
+    return {str(what): key for what, key in keyset_from_paused_state(state).items()}
