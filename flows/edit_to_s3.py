@@ -19,7 +19,7 @@ from n1n_prefect.catalog import AspectRatio, ImageModel
 
 @flow
 async def edit_to_s3(
-    images: Annotated[list[str], Field(min_length=1)],
+    images: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=500)],
     instruction: Annotated[str, Field(min_length=1)],
     credentials: N1nCredentials,
     destination: S3Location,
@@ -29,12 +29,12 @@ async def edit_to_s3(
     """Edit each image by one instruction, check the result, and put it into S3.
 
     Args:
-        images: What to edit, as s3://bucket/key, https://…, or a path below the working folder.
+        images: What to edit, as s3://bucket/key, https://…, or a path below the working folder; at most 500.
         instruction: What to change in each of them.
-        credentials: Who pays.
-        destination: Where the results go, and where s3:// images come from.
-        model: The image model.
-        aspect_ratio: Width to height of the results.
+        credentials: The n1n Credentials block whose key pays for the edits.
+        destination: The S3 Image Location block where the results go. Images at s3://… are read with its keys.
+        model: The image model. They differ in price and ratios.
+        aspect_ratio: Width to height of the results, or "as input" to keep that of each image.
     """
     ratio = None if aspect_ratio == "as input" else aspect_ratio
     edits = [

@@ -18,7 +18,7 @@ from n1n_prefect.catalog import AspectRatio, ImageModel, ImageSize
 
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=8))
 def generate_to_s3(
-    prompts: Annotated[list[str], Field(min_length=1)],
+    prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=500)],
     credentials: N1nCredentials,
     destination: S3Location,
     model: ImageModel = "gemini-2.5-flash-image",
@@ -28,12 +28,12 @@ def generate_to_s3(
     """Draw one image for each prompt, check its pixels, and put it into S3.
 
     Args:
-        prompts: What to draw, one image for each prompt.
-        credentials: Who pays.
-        destination: Where the images go.
-        model: The image model.
-        aspect_ratio: Width to height.
-        image_size: Size tier; default for models that have none.
+        prompts: What to draw, one image for each prompt; at most 500.
+        credentials: The n1n Credentials block whose key pays for the images.
+        destination: The S3 Image Location block where the images go.
+        model: The image model. They differ in price, ratios and sizes.
+        aspect_ratio: Width to height. Only the 3.1 and 2.1 models have 1:4, 4:1, 1:8 and 8:1.
+        image_size: Size tier, from 512 to 4K pixels; keep "default" for gemini-2.5-flash-image, which has none.
     """
     images = n1n.generate_image.map(
         prompts,

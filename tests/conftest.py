@@ -29,6 +29,7 @@ pytest_plugins = [
     "tests.staged_images",
     "tests.prefect_server",
     "tests.open_telemetry",
+    "tests.e2e.workspace",
 ]
 
 

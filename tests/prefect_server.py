@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psutil
 import pytest
 
 from tests.s3_servers import free_port
@@ -102,6 +103,11 @@ class PrefectServer:
         assert reply.is_success, f"{path}: {reply.status_code} {reply.text}"
         return reply.json() if reply.content else None
 
+    def patch(self, path: str, **body: Any) -> None:
+        """Changes what is at a path of the API."""
+        reply = httpx.patch(f"{self.api_url}{path}", json=body, timeout=30)
+        assert reply.is_success, f"{path}: {reply.status_code} {reply.text}"
+
     def get(self, path: str) -> Any:
         """What the API answers to a GET."""
         reply = httpx.get(f"{self.api_url}{path}", timeout=30)
@@ -128,6 +134,11 @@ class Running:
 
     def kill(self) -> None:
         """Ends it and its children as a lost machine would."""
+        # One by one, since a worker's flow runs are sessions of their own.
+        with suppress(psutil.NoSuchProcess):
+            for below in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    below.kill()
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)

@@ -12,7 +12,7 @@ from prefect.utilities.callables import parameter_schema
 from n1n_prefect.errors import N1nError
 
 ROOT = Path(__file__).parents[1]
-FLOWS = sorted((ROOT / "flows").glob("*.py"))
+FLOWS = sorted(path for path in (ROOT / "flows").glob("*.py") if path.stem != "serve")
 
 
 def flow_in(path):
