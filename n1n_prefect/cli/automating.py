@@ -36,11 +36,4 @@ def _met(workspace: Workspace, what: str, there: "Automation", ours: "Automation
     if has != written_fingerprint(there) and not workspace.may_overwrite:
         return Change(what, "unchanged", "it was changed by hand, and is left so; --overwrite takes ours")
     update = ours.model_copy(update={"enabled": there.enabled})
-    return workspace.change(what, "updated", lambda: _put(workspace, there.id, update), is_off)
-
-
-def _put(workspace: Workspace, automation_id: UUID, update: "AutomationCore") -> None:
-    # The client's own method leaves out what was not set, and a PUT needs the whole.
-    workspace.client.request(
-        "PUT", "/automations/{id}", path_params={"id": automation_id}, json=update.model_dump(mode="json")
-    )
+    return workspace.change(what, "updated", lambda: workspace.client.update_automation(there.id, update), is_off)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from n1n_prefect.cli import arguments
 from n1n_prefect.cli.automations import DEFAULT_SILENCE_SECONDS, PREFIX
 from n1n_prefect.cli.failures import FAILURES, one_line
+from n1n_prefect.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from n1n_prefect.cli.changes import Change, Workspace
@@ -137,7 +138,10 @@ def _location(workspace: "Workspace", name: str, source: tuple[str, str] | None)
         fields: dict[str, Any] = location_fields()
     else:
         block = documents.loaded(workspace.client, *source)
-        made = S3Location.from_block(block, **location_overrides())
+        given = location_overrides()
+        if "bucket" not in given and not hasattr(block, "bucket_name") and not hasattr(block, "bucket"):
+            raise InvalidRequestError(f"{'/'.join(source)} names no bucket; set N1N_S3_BUCKET and run this again.")
+        made = S3Location.from_block(block, **given)
         fields = {field: getattr(made, field) for field in sorted(made.model_fields_set & {*S3Location.model_fields})}
     yield documents.save(workspace, S3Location, name, fields)
 
