@@ -5,14 +5,8 @@
 
 import os
 
-from pydantic import SecretStr
+from n1n_prefect.environment import credentials_from_environment
 
-from n1n_prefect import N1nCredentials
-
-credentials = N1nCredentials(
-    api_key=SecretStr(os.environ["N1N_API_KEY"]),
-    base_url=os.environ.get("N1N_BASE_URL", "https://api.n1n.ai"),
-    concurrency_limit=os.environ.get("N1N_CONCURRENCY_LIMIT", ""),
-)
-credentials.save(os.environ.get("N1N_CREDENTIALS_BLOCK", "default"), overwrite=True)
-print("Saved the n1n Credentials block; pick it in a form, or N1nCredentials.load('default').")
+name = os.environ.get("N1N_CREDENTIALS_BLOCK", "default")
+credentials_from_environment().save(name, overwrite=True)
+print(f"Saved the n1n Credentials block; pick it in a form, or N1nCredentials.load({name!r}).")

@@ -6,13 +6,8 @@ chain (`AWS_ACCESS_KEY_ID`, a profile, an instance role), so that no secret is s
 
 import os
 
-from n1n_prefect import S3Location
+from n1n_prefect.environment import location_from_environment
 
-location = S3Location(
-    bucket=os.environ["N1N_S3_BUCKET"],
-    prefix=os.environ.get("N1N_S3_PREFIX", ""),
-    endpoint_url=os.environ.get("N1N_S3_ENDPOINT_URL", ""),
-    region_name=os.environ.get("N1N_S3_REGION", ""),
-)
-location.save(os.environ.get("N1N_S3_BLOCK", "default"), overwrite=True)
-print("Saved the S3 Image Location block; pick it in a form, or S3Location.load('default').")
+name = os.environ.get("N1N_S3_BLOCK", "default")
+location_from_environment().save(name, overwrite=True)
+print(f"Saved the S3 Image Location block; pick it in a form, or S3Location.load({name!r}).")

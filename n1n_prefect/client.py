@@ -24,7 +24,8 @@ from n1n_prefect.images import ImageRequest, ImageSource, as_request
 from n1n_prefect.log_guard import guard_logs
 from n1n_prefect.sending import Sending, translated
 from n1n_prefect.sources import LoadedRequest, as_sources, load_request
-from n1n_prefect.wire import failure, gemini
+from n1n_prefect.wire import billing, failure, gemini
+from n1n_prefect.wire.billing import Balance
 from n1n_prefect.wire.exchange import HttpRequest, Reply, masked_reply, request_id_of
 
 DEFAULT_BASE_URL = "https://api.n1n.ai"
@@ -145,6 +146,15 @@ def _model_ids(head: ReplyHead, body: bytes) -> list[str]:
             request_id_of(head.headers),
             charged="no",
         ) from None
+
+
+def _answer_about_money(head: ReplyHead, body: bytes) -> bytes:
+    """The body of an answer; empty where the gateway has no such page, or shows it to no key."""
+    if head.status in (400, 403, 404, 405, 501):
+        return b""
+    if not 200 <= head.status < 300:
+        raise failure.error_from(head.status, head.headers, body)
+    return body
 
 
 _MODEL_LISTS = ("/v1beta/models?pageSize=1000", "/v1/models")
@@ -277,6 +287,23 @@ class N1nClient(_Common):
         except _NO_SUCH_LIST:
             return self._models_at(_MODEL_LISTS[1])
 
+    def balance(self) -> Balance | None:
+        """What this key may still spend, or None where the gateway does not tell; costs nothing.
+
+        Raises:
+            AuthenticationError: The key is not accepted.
+            GatewayError: The gateway was not reached or failed.
+        """
+        return billing.found(*(self._told(path) for path in billing.PATHS))
+
+    def _told(self, path: str) -> bytes:
+        body = BytesIO()
+        try:
+            head = self.send(_asking(path), body)
+            return _answer_about_money(head, body.getvalue())
+        except errors.N1nError as error:
+            raise errors.masked(error, self._api_key) from None
+
     def _models_at(self, path: str) -> list[str]:
         body = BytesIO()
         try:
@@ -331,6 +358,18 @@ class AsyncN1nClient(_Common):
             return await self._models_at(_MODEL_LISTS[0])
         except _NO_SUCH_LIST:
             return await self._models_at(_MODEL_LISTS[1])
+
+    async def balance(self) -> Balance | None:
+        """`N1nClient.balance`."""
+        return billing.found(*[await self._told(path) for path in billing.PATHS])
+
+    async def _told(self, path: str) -> bytes:
+        body = BytesIO()
+        try:
+            head = await self.send(_asking(path), body)
+            return _answer_about_money(head, body.getvalue())
+        except errors.N1nError as error:
+            raise errors.masked(error, self._api_key) from None
 
     async def _models_at(self, path: str) -> list[str]:
         body = BytesIO()

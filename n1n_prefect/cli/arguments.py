@@ -1,11 +1,14 @@
 """What an argument may be; argparse shows what is raised here beside the argument's name."""
 
 import argparse
+import re
 from pathlib import Path
 
 from n1n_prefect.addresses import checked_api_key
 
 _MAX_SECONDS = 86_400
+_LEAST_SILENCE = 10
+_MAX_SLOTS = 10_000
 _MAX_CHARACTERS = 100_000_000
 _UNITS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -74,6 +77,33 @@ def saved_block(text: str) -> tuple[str, str]:
     if not slug or not name or "/" in name:
         raise argparse.ArgumentTypeError(f"{text!r} names no block; give TYPE/NAME, such as s3-bucket/results")
     return slug, name
+
+
+def block_name(text: str) -> str:
+    """The name of a block document, as Prefect takes it."""
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no block's name; they have lower-case letters, digits and dashes"
+        )
+    return text
+
+
+def limit(text: str) -> tuple[str, int]:
+    """A global concurrency limit: its name and how many slots it has."""
+    name, equals, slots = text.rpartition("=")
+    if not name or not equals or not slots.isascii() or not slots.isdigit() or not 0 < int(slots) <= _MAX_SLOTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SLOTS with 1 to {_MAX_SLOTS} slots, as in n1n=8")
+    return name, int(slots)
+
+
+def silence(text: str) -> int:
+    """How long a run may be silent, in seconds; Prefect looks at no less than ten."""
+    number = seconds(text)
+    if number != int(number) or number < _LEAST_SILENCE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time to wait; give whole seconds, {_LEAST_SILENCE} to {_MAX_SECONDS}"
+        )
+    return int(number)
 
 
 def block_for_parameter(text: str) -> tuple[str, tuple[str, str]]:

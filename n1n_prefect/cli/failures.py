@@ -8,7 +8,7 @@ import httpx
 from n1n_prefect.errors import N1nError, without_secrets
 
 # Prefect raises RuntimeError and httpx's errors where its API cannot be reached.
-_FAILURES = (N1nError, OSError, RuntimeError, httpx.HTTPError)
+FAILURES = (N1nError, OSError, RuntimeError, httpx.HTTPError)
 
 
 def exit_code_of(command: str, run: Callable[[], int]) -> int:
@@ -20,7 +20,7 @@ def exit_code_of(command: str, run: Callable[[], int]) -> int:
     """
     try:
         return run()
-    except _FAILURES as exc:
+    except FAILURES as exc:
         print(f"n1n-prefect {command}: {one_line(exc)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -44,6 +44,8 @@ class LocalGateway:
         grain: Whether pictures have a photograph's noise and so its file size.
         signature_chars: Length of each thought signature, in characters; real ones have 1 to 3 million.
         hash_images: Whether the ledger has the SHA-256 of each image: 4 ms of CPU for one of 1024².
+        granted_usd: What the key may spend, as the pages about money say it; None for a key without a limit. It
+            bounds nothing: the faults about quota do.
         on_call: Called with each finished call, from the thread that served it.
 
     Attributes:
@@ -65,10 +67,12 @@ class LocalGateway:
         grain: bool = True,
         signature_chars: int = 20_000,
         hash_images: bool = False,
+        granted_usd: float | None = None,
         on_call: Callable[[Call], None] | None = None,
     ) -> None:
         self.drawing = Drawing(grain=grain, canned=canned)
         self.hash_images = hash_images
+        self.granted_usd = granted_usd
         self._port = port
         self._on_call = on_call
         self._hosted: OrderedDict[str, tuple[bytes, str]] = OrderedDict()

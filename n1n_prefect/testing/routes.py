@@ -104,19 +104,21 @@ def _openai_models(gateway: "LocalGateway", heard: Heard) -> Json:
 
 def _token_usage(gateway: "LocalGateway", heard: Heard) -> Json:
     del heard
-    used = round(gateway.ledger.usd * _QUOTA_UNITS)
+    used, granted = round(gateway.ledger.usd * _QUOTA_UNITS), round((gateway.granted_usd or 0) * _QUOTA_UNITS)
     token = {
-        "object": "token_usage", "name": "local", "total_granted": 0, "total_used": used, "total_available": -used,
-        "unlimited_quota": True, "model_limits": {}, "model_limits_enabled": False, "expires_at": 0,
+        "object": "token_usage", "name": "local", "total_granted": granted, "total_used": used,
+        "total_available": granted - used, "unlimited_quota": gateway.granted_usd is None, "model_limits": {},
+        "model_limits_enabled": False, "expires_at": 0,
     }  # fmt: skip
     return {"code": True, "message": "ok", "data": token}
 
 
 def _subscription(gateway: "LocalGateway", heard: Heard) -> Json:
-    del gateway, heard
+    del heard
+    usd = _UNLIMITED_USD if gateway.granted_usd is None else gateway.granted_usd
     return {
-        "object": "billing_subscription", "has_payment_method": True, "soft_limit_usd": _UNLIMITED_USD,
-        "hard_limit_usd": _UNLIMITED_USD, "system_hard_limit_usd": _UNLIMITED_USD, "access_until": 0,
+        "object": "billing_subscription", "has_payment_method": True, "soft_limit_usd": usd, "hard_limit_usd": usd,
+        "system_hard_limit_usd": usd, "access_until": 0,
     }  # fmt: skip
 
 
