@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from n1n_prefect import telemetry
 from n1n_prefect.artifacts import check_key
 from n1n_prefect.blocks import S3Location
-from n1n_prefect.contact_sheet import without_gaps
+from n1n_prefect.contact_sheet import contact_sheet_markdown, without_gaps
 from n1n_prefect.errors import InvalidRequestError, ReviewTimeoutError
 from n1n_prefect.execution import require_block
 from n1n_prefect.images import GeneratedImage
@@ -58,13 +58,18 @@ def review_images(
 ) -> Review:
     """What a person decided about each image; the flow run waits for it. Call it in a flow.
 
-    The run's page then has a Resume button, whose dialog shows the images with a field for each. A
-    program answers with `POST /flow_runs/{id}/resume` and a body such as
-    `{"run_input": {"image_1": "approve", "image_2": "regenerate", "note_2": "at night", "reviewer": "Ann"}}`,
-    or with `prefect.flow_runs.resume_flow_run(id, run_input={...})`. Each image that there is needs its
-    `image_<number>`: `approve`, `reject` or `regenerate`; `note_<number>` and `reviewer` may be left out. An
-    answer that does not fit, and one without decisions, is refused with `status: REJECT` and a reason,
-    and the run goes on waiting. An artifact of the run shows the same contact sheet.
+    The run's page then has a Resume button, whose dialog shows the images. A program answers with
+    `POST /flow_runs/{id}/resume` or `prefect.flow_runs.resume_flow_run(id, run_input={...})`:
+
+    ```json
+    {"run_input": {"approve": ["image 1"], "regenerate": ["image 3"], "note": "3: at night", "reviewer": "Ann"}}
+    ```
+
+    What is in neither list is rejected, so that `{"approve": []}` rejects all. Lines of the note that begin
+    with a number and a colon are for that image, the others for all of them. Fields that are not used may
+    be left out. An unknown field or image is refused with `status: REJECT` and a reason in a reply of 200,
+    and the run goes on waiting. An answer without any field decides nothing, and neither does one that has
+    an image in both lists: the run asks again. An artifact of the run shows the contact sheet as well.
 
     Where nothing can be decided, since no image came, nobody is asked. A run that is started again finds
     what was decided about the same images. The deadline is kept, too: once it has passed, its action
@@ -206,17 +211,15 @@ class _Asking:
             kept.forget_deadline()
             deadline = None
         deadline = deadline or kept.set_deadline(_now() + timedelta(seconds=self.timeout_seconds))
-        markdown = kept.question.description(deadline, title=self.title, show_prompts=self.show_prompts)
-        self._show(client, markdown)
+        self._show(client, kept.question)
         while True:
-            state = kept.ask(self.wait, deadline, markdown)
+            state = kept.ask(self.wait, deadline, show_prompts=self.show_prompts)
             self._tell_asked(kept, deadline)
             if self.wait == "suspend":
                 raise Pause(state=state)
             review = yield from self._answer(kept, deadline)
             if review:
                 return review
-            telemetry.get_logger().warning("The run was set going without an answer; it is asked again.")
 
     def _answer(self, kept: "_Kept", deadline: datetime) -> Generator[_Wait, None, Review | None]:
         """The decision, or None where somebody set the run going without one."""
@@ -240,7 +243,8 @@ class _Asking:
             )
         return question.undecided()
 
-    def _show(self, client: SyncPrefectClient, markdown: str) -> None:
+    def _show(self, client: SyncPrefectClient, question: Question) -> None:
+        markdown = contact_sheet_markdown(question.numbered, title=self.title, show_prompts=self.show_prompts)
         artifact = ArtifactCreate(
             type="markdown", key=f"n1n-{self.key}", data=markdown, flow_run_id=self.flow_run.id,
             description="What is to be decided: press Resume on the run's page.",
@@ -304,19 +308,27 @@ class _Kept:
 
     def decision(self) -> Review | None:
         """What a person answered, however often it was asked."""
+        return next((said for said in self._answers() if isinstance(said, Review)), None)
+
+    def _answers(self) -> Generator[Review | str]:
+        """What came of each asking: a decision, or why it is none; nothing where there was no answer."""
         for keyset in self._askings():
             answer = self._read(keyset["response"])
             if answer is None:
                 continue
             try:
-                return self.question.decided(answer)
+                yield self.question.decided(answer)
             except ValidationError as exc:  # of another release, with other fields
-                telemetry.get_logger().warning("An earlier answer does not fit, and is asked for again: %s", exc)
-        return None
+                yield f"The answer does not fit: {exc.errors(include_url=False)[0]['msg']}."
+            except ValueError as exc:
+                yield str(exc)
 
-    def ask(self, wait: WaitBy, deadline: datetime, description: str) -> State[Any]:
+    def ask(self, wait: WaitBy, deadline: datetime, *, show_prompts: bool) -> State[Any]:
         """Makes the run one that waits, with a dialog of its own."""
         number = sum(1 for _ in self._askings())
+        objection = ([*self._answers()] or ["There was no answer last time."])[-1] if number else ""
+        if objection:
+            telemetry.get_logger().warning("Asked again. %s", objection)
         self._write(f"{self.key}-asked-{number}", wait)
         state = self._waiting(wait, number, deadline)
         answer = self.client.set_flow_run_state(self.flow_run.id, state)
@@ -326,6 +338,7 @@ class _Kept:
         # After the state: Prefect forgets what is under these keys when the run begins to wait.
         keyset = _keyset_of(state)
         self._write(keyset["schema"], self.question.form.model_json_schema())
+        description = self.question.description(deadline, objection=str(objection), show_prompts=show_prompts)
         self._write(keyset["description"], description)
         return answer.state or state
 

@@ -10,12 +10,12 @@ show an entity for `<`, `>` and `&` as it is meant.
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from n1n_prefect.errors import without_secrets
 from n1n_prefect.images import GeneratedImage, ImageOutcome, excerpt
-from n1n_prefect.outcomes import gather_outcomes
+from n1n_prefect.outcomes import gather_outcomes, has_image
 from n1n_prefect.telemetry import get_logger
 from n1n_prefect.thumbnails import MAX_BYTES, data_uri, thumbnail
 from n1n_prefect.totals import Totals, image_of, is_reused
@@ -58,6 +58,56 @@ def contact_sheet_markdown(
     pictures = _pictures(listed[: len(texts)], max_thumbnails, room - sum(map(_length, texts)))
     rows = [f"| {_lines(name, picture)} | {told} |\n" for (name, told), picture in zip(texts, pictures, strict=True)]
     return head + (_HEADING + "".join(rows) if rows else "") + _foot(listed[len(texts) :] + rest)
+
+
+def dialog_markdown(
+    outcomes: Mapping[int, ImageOutcome], *, show_prompts: bool = True, max_total_bytes: int = 250_000
+) -> str:
+    """Images to choose from, two in a row, for a dialog of 470 pixels: pictures with a number, and a few words.
+
+    Args:
+        outcomes: The images by number; what has none is listed below with its reason.
+        show_prompts: Whether the first 80 characters of each prompt are shown.
+        max_total_bytes: Length of the pictures in bytes, at most.
+    """
+    shown = {
+        number: image for number, outcome in outcomes.items() if (image := image_of(outcome)) and has_image(outcome)
+    }
+    bare = [number for number, outcome in outcomes.items() if has_image(outcome) and number not in shown]
+    prompts = {image.prompt_excerpt for image in shown.values()} if show_prompts else set[str]()
+    pictures = _pictures([outcomes[number] for number in shown], len(shown), max_total_bytes, _small_picture)
+    cells = [
+        _lines(f"**Image {number}**", picture, *_caption(outcomes[number], len(prompts) > 1))
+        for number, picture in zip(shown, pictures, strict=True)
+    ]
+    cells += [_lines(f"**Image {number}**", *_caption(outcomes[number], False)) for number in bare]
+    head = f"{_plain(min(prompts), 80)}\n\n" if len(prompts) == 1 else ""
+    rows = [f"| {' | '.join(cells[start : start + 2])} |\n" for start in range(0, len(cells), 2)]
+    failed = [
+        f"- Image {number}: {_status(outcome)}. {_plain(outcome.reason, 200)}\n"
+        for number, outcome in outcomes.items()
+        if not has_image(outcome)
+    ]
+    return head + (_DIALOG_HEADING + "".join(rows) if rows else "") + ("\n" + "".join(failed) if failed else "")
+
+
+_DIALOG_HEADING = "|   |   |\n|---|---|\n"
+_DIALOG_EDGE = 190  # pixels; two of them stand beside each other in the dialogs of both UIs
+_DIALOG_WORDS = 28  # characters; the older UI does not wrap the lines of a table
+
+
+def _caption(outcome: ImageOutcome, has_prompt: bool) -> list[str]:
+    image = outcome.uploaded or outcome.image
+    cost = "" if outcome.estimated_cost_usd is None else f"${outcome.estimated_cost_usd:,.3f}"
+    size = f"{image.width}x{image.height}" if image else ""
+    prompt = _plain(outcome.prompt_excerpt, _DIALOG_WORDS) if has_prompt else ""
+    return [prompt, ", ".join(filter(None, (size, cost)))]
+
+
+def _small_picture(image: GeneratedImage, max_bytes: int) -> str:
+    picture = _picture(image, max_bytes)
+    uri = picture.removeprefix("![](").removesuffix(")")
+    return f'<img src="{uri}" width="{_DIALOG_EDGE}">' if uri.startswith("data:") else picture
 
 
 # ── which rows ───────────────────────────────────────────────────────────────
@@ -108,7 +158,9 @@ def _length(row: tuple[str, str]) -> int:
 # ── pictures ─────────────────────────────────────────────────────────────────
 
 
-def _pictures(outcomes: list[ImageOutcome], most: int, room: int) -> Iterator[str]:
+def _pictures(
+    outcomes: list[ImageOutcome], most: int, room: int, draw: "Callable[[GeneratedImage, int], str] | None" = None
+) -> Iterator[str]:
     """One for each outcome, empty where there is none; what is left of the room is shared evenly."""
     left = min(most, sum(image_of(outcome) is not None for outcome in outcomes))
     for outcome in outcomes:
@@ -117,7 +169,7 @@ def _pictures(outcomes: list[ImageOutcome], most: int, room: int) -> Iterator[st
         if image is None or share < _LEAST:
             yield ""
             continue
-        picture = _picture(image, min(MAX_BYTES, (share - 100) * 3 // 4))
+        picture = (draw or _picture)(image, min(MAX_BYTES, (share - 100) * 3 // 4))
         room -= len(picture.encode())
         left -= 1
         yield picture

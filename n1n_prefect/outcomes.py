@@ -96,14 +96,15 @@ def final_state(outcomes: Iterable[ImageOutcome]) -> Any:
     if refused is not None:
         message = f"{message} {refused.reason} What was paid is safe.{_how_to_go_on()}"
         return Failed(name="OverBudget", message=message, data=errors.BudgetExceededError(message))
-    bad = [outcome for outcome in ended if not _came(outcome) and outcome.status != "rejected"]
-    if bad and not any(map(_came, ended)):
+    bad = [outcome for outcome in ended if not has_image(outcome) and outcome.status != "rejected"]
+    if bad and not any(map(has_image, ended)):
         message = f"{message} The first reason: {bad[0].reason}{_how_to_go_on()}"
         return Failed(message=message, data=errors.N1nError(message))
     return Completed(message=message, data=ended)
 
 
-def _came(outcome: ImageOutcome) -> bool:
+def has_image(outcome: ImageOutcome) -> bool:
+    """Whether an image came of it, uploaded or only generated."""
     return outcome.ok or (outcome.status == "pending" and outcome.image is not None)
 
 

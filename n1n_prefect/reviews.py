@@ -1,6 +1,7 @@
 """What a person is asked about images, and what they said: pure values, a form, and the words around it."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -9,8 +10,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.dataclasses import dataclass
 
-from n1n_prefect.contact_sheet import contact_sheet_markdown
+from n1n_prefect.contact_sheet import dialog_markdown
 from n1n_prefect.images import ImageOutcome, ImageRequest, UploadedImage
+from n1n_prefect.outcomes import has_image
 
 Decision = Literal["approve", "reject", "regenerate"]
 OnTimeout = Literal["reject", "approve", "fail"]
@@ -126,12 +128,17 @@ class Question:
     @property
     def candidates(self) -> dict[int, ImageOutcome]:
         """What there is to decide about, by number."""
-        return {number: outcome for number, outcome in enumerate(self.outcomes, 1) if _has_image(outcome)}
+        return {number: outcome for number, outcome in enumerate(self.outcomes, 1) if has_image(outcome)}
+
+    @property
+    def numbered(self) -> list[ImageOutcome]:
+        """Everything, named by its number."""
+        return [replace(outcome, id=f"Image {number}") for number, outcome in enumerate(self.outcomes, 1)]
 
     @property
     def failed(self) -> tuple[ImageOutcome, ...]:
         """What no image came of."""
-        return tuple(outcome for outcome in self.outcomes if not _has_image(outcome))
+        return tuple(outcome for outcome in self.outcomes if not has_image(outcome))
 
     @property
     def digest(self) -> str:
@@ -141,33 +148,35 @@ class Question:
 
     @property
     def form(self) -> type[BaseModel]:
-        """The fields that are answered: `image_1`, `note_1` and so on, and `reviewer`.
+        """What is answered: lists of images, a note and a name; as few fields whatever the number of images.
 
-        No decision has a default, so that neither an empty answer nor a hasty click publishes anything.
+        Prefect's older UI gives the pictures only the room that the fields leave. Nothing is
+        approved beforehand, so that a hasty click publishes nothing.
         """
-        decision: Any = Decision if self.may_regenerate else Literal["approve", "reject"]
-        fields: dict[str, Any] = {}
-        for number in self.candidates:
-            fields[f"image_{number}"] = (decision, _field(len(fields), f"Image {number}", _HINTS[self.may_regenerate]))
-            note = _field(len(fields), f"Note on image {number}", _NOTES[self.may_regenerate], "", _MAX_NOTE)
-            fields[f"note_{number}"] = (str, note)
-        fields["reviewer"] = (str, _field(len(fields), "Your name", "Kept with the decision. May be empty.", "", 100))
+        some: Any = list[Literal[tuple(map(_label, self.candidates))]]
+        fields: dict[str, Any] = {"approve": (some, Field([], title="Approve", description="These are published."))}
+        if self.may_regenerate:
+            fields["regenerate"] = (some, Field([], title="Regenerate", description=_AGAIN.format(self._price())))
+        fields["note"] = (str, Field("", title="Note", description=_NOTE, max_length=_MAX_NOTE))
+        fields["reviewer"] = (str, Field("", title="Your name", max_length=100))
         return create_model("Review", __config__=ConfigDict(extra="forbid"), **fields)
 
-    def description(self, deadline: datetime, *, title: str | None, show_prompts: bool) -> str:
-        """The text of the dialog: the terms and a contact sheet whose numbers are those of the fields."""
-        numbered = [replace(outcome, id=f"Image {number}") for number, outcome in enumerate(self.outcomes, 1)]
-        sheet = contact_sheet_markdown(
-            numbered, title=title, show_prompts=show_prompts, max_total_bytes=_MAX_SHEET_BYTES
-        )
-        return f"{self._terms(deadline)}\n\n{sheet}"
+    def description(self, deadline: datetime, *, objection: str = "", show_prompts: bool = True) -> str:
+        """The text of the dialog: what the button does, until when, and the images by the fields' numbers.
 
-    def _terms(self, deadline: datetime) -> str:
+        Args:
+            deadline: Until when it waits.
+            objection: Why an earlier answer was no decision.
+            show_prompts: Whether the first 80 characters of the prompt are shown.
+        """
         moment = f"{deadline.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
-        terms = [f"Decide about each image by **{moment}**; {_CONSEQUENCES[self.on_timeout]}."]
-        if self.may_regenerate:
-            terms.append(f"**regenerate** draws a new image and **pays for it**{self._price()}.")
-        return " ".join(terms)
+        again = " draws those under **Regenerate** anew and pays for them," if self.may_regenerate else ""
+        terms = f"This publishes the images under **Approve**,{again} and rejects the rest."
+        late = f"Nobody by {moment}: {_CONSEQUENCES[self.on_timeout]}."
+        sheet = dialog_markdown(
+            dict(enumerate(self.outcomes, 1)), show_prompts=show_prompts, max_total_bytes=_MAX_SHEET_BYTES
+        )
+        return "\n\n".join(filter(None, (objection and f"**Asked again.** {objection}", terms, late, sheet)))
 
     def _price(self) -> str:
         costs = [outcome.estimated_cost_usd for outcome in self.candidates.values() if outcome.estimated_cost_usd]
@@ -177,15 +186,19 @@ class Question:
         """The review that an answer makes.
 
         Raises:
-            ValidationError: It does not answer this question.
+            ValueError: It is no answer to this question; says why.
         """
         said = self.form.model_validate(answer).model_dump()
+        approved, again = set(said["approve"]), set(said.get("regenerate", ()))
+        if both := sorted(approved & again):
+            raise ValueError(f"{', '.join(both)}: under both Approve and Regenerate; choose one of them.")
+        notes = _notes(said["note"], self.candidates)
         images = [
             ReviewedImage(
                 number,
                 outcome,
-                said[f"image_{number}"],
-                said[f"note_{number}"].strip(),
+                "approve" if _label(number) in approved else "regenerate" if _label(number) in again else "reject",
+                notes[number],
                 reviewer=said["reviewer"].strip(),
             )
             for number, outcome in self.candidates.items()
@@ -201,34 +214,35 @@ class Question:
         ]
         return Review(tuple(images), self.failed)
 
-    def example(self) -> dict[str, str]:
+    def example(self) -> dict[str, Any]:
         """An answer, for people who write one."""
-        return {f"image_{number}": "approve" for number in self.candidates}
+        return {"approve": [_label(number) for number in self.candidates]}
 
 
 _CONSEQUENCES = {
-    "reject": "after that all of them are rejected",
-    "approve": "after that all of them are approved",
-    "fail": "after that the run fails, and nothing is published",
+    "reject": "all of them are rejected",
+    "approve": "all of them are published",
+    "fail": "the run fails, and nothing is published",
 }
-_HINTS = {
-    True: "approve publishes it, reject removes it, regenerate draws another one and pays for it.",
-    False: "approve publishes it, reject removes it.",
-}
-_NOTES = {
-    True: "With regenerate, what the new image should have; it is put below the prompt. Else for the log.",
-    False: "For the log.",
-}
+_AGAIN = "These are drawn anew by the note, and paid for{}. The rest is rejected."
+_NOTE = "A line such as 2: at night is for image 2; other lines are for all of them."
 
 
-def _field(position: int, title: str, description: str, default: Any = ..., max_length: int | None = None) -> Any:
-    return Field(
-        default, title=title, description=description, max_length=max_length, json_schema_extra={"position": position}
-    )
+def _label(number: int) -> str:
+    return f"image {number}"
 
 
-def _has_image(outcome: ImageOutcome) -> bool:
-    return outcome.ok or (outcome.status == "pending" and outcome.image is not None)
+def _notes(text: str, numbers: Iterable[int]) -> dict[int, str]:
+    """The note for each image: the lines that begin with its number, and those that begin with none."""
+    notes: dict[int, list[str]] = {number: [] for number in numbers}
+    for line in text.splitlines():
+        named = re.match(r"\s*(?:image\s+)?(\d+)\s*:\s*", line, re.IGNORECASE)
+        if named and int(named[1]) in notes:
+            notes[int(named[1])].append(line[named.end() :])
+        else:
+            for lines in notes.values():
+                lines.append(line)
+    return {number: "\n".join(lines).strip() for number, lines in notes.items()}
 
 
 def _sha256_of(outcome: ImageOutcome) -> str:

@@ -100,8 +100,8 @@ def test_mixed_decisions(n1n_gateway, n1n_credentials, places, moto_client, requ
     name = request.node.name
     with Person(
         name,
-        says(image_1="approve", image_2="reject", note_2="too dark", image_3="regenerate", note_3="at night"),
-        says(image_1="approve", reviewer="Ann"),
+        says(approve=["image 1"], regenerate=["image 3"], note="2: too dark\n3: at night"),
+        says(approve=["image 1"], reviewer="Ann"),
     ):
         state = run_flow(name, n1n_credentials, *places)
     assert state.message.startswith("4 images: 2 uploaded, 2 rejected. Estimated cost $0.16.")
