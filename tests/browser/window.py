@@ -1,0 +1,112 @@
+"""A browser window on one of Prefect's two UIs, and how a person finds things in it."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Error, Locator, Page, Response, expect
+
+SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
+PATIENCE_MS = 60_000
+"""How long Playwright looks for what a test expects, in milliseconds: generous, for machines that do other things."""
+
+
+@dataclass
+class Window:
+    """A page of the new UI (`v2`) or of the old one (`v1`), which remembers what it was sent."""
+
+    page: Page
+    ui: str
+    root: str
+    secrets: tuple[str, ...]
+    replies: list[Response] = field(default_factory=list)
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.root + path)
+
+    def expect_text(self, text: str | re.Pattern[str], *, inside: Locator | None = None) -> None:
+        """Waits until a text can be seen."""
+        expect((inside or self.page.locator("body")).get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+
+    def field(self, title: str) -> Locator:
+        """A form's field with its label, description and input."""
+        label = self.page.locator("label", has_text=re.compile(rf"^\s*{re.escape(title)}( \(Optional\))?\s*$"))
+        return label.first.locator("xpath=ancestor::*[.//fieldset][1]")
+
+    def choose(self, title: str, option: str) -> None:
+        """Picks an option of a field that has a list of them."""
+        self.unfold(title)
+        self.option(option).click()
+
+    def unfold(self, title: str) -> None:
+        """Opens the list of a field's options."""
+        self.field(title).locator("fieldset").get_by_role("button").first.click()
+
+    def option(self, name: str) -> Locator:
+        """One of the options that are unfolded."""
+        return self.page.get_by_role("option", name=name, exact=True)
+
+    def follow_the_new_run(self) -> None:
+        """Goes to the run that a form has just started: the new UI goes there itself, the old one offers it."""
+        if self.ui == "v1":
+            self.page.get_by_role("button", name="View run").click()
+        expect(self.page).to_have_url(re.compile("/runs/flow-run/"))
+
+    def tab(self, name: str) -> None:
+        """Goes to a tab of a run's page."""
+        new, old = self.page.get_by_role("tab", name=name, exact=True), self.page.locator("li.p-tab", has_text=name)
+        new.or_(old).first.click()
+
+    def expect_pictures(self, place: Locator, count: int) -> None:
+        """Waits until so many pictures are there, decoded and of a size that can be seen."""
+        pictures = place.locator("img[src^='data:image/']")
+        expect(pictures).to_have_count(count, timeout=PATIENCE_MS)
+        for picture in pictures.all():
+            picture.scroll_into_view_if_needed()
+            seen = picture.evaluate("async img => { await img.decode(); return [img.naturalWidth, img.width] }")
+            assert min(seen) > 100, f"a picture is {seen[0]} pixels wide, shown with {seen[1]}"
+
+    def shoot(self, name: str, *, whole: bool = False) -> Path:
+        """Keeps a picture of what is seen, below `screenshots/`."""
+        self.expect_nothing_secret()
+        path = SCREENSHOTS / f"{name}-{self.ui}.png"
+        self.page.screenshot(path=path, full_page=whole)
+        return path
+
+    def expect_nothing_secret(self) -> None:
+        """The page, and all that the server has told it, hold no secret."""
+        texts = {"the page": self.page.content()} | {reply.url: _text_of(reply) for reply in self.replies}
+        holding = [place for place, text in texts.items() if any(secret in text for secret in self.secrets)]
+        assert not holding, f"a secret is in {holding}"
+
+
+def _text_of(reply: Response) -> str:
+    """What a reply said; nothing where the browser no longer has it."""
+    try:
+        return reply.text()
+    except Error:
+        return ""
+
+
+def watch(window: Window) -> None:
+    """Keeps the API's replies to the page."""
+
+    def keep(reply: Response) -> None:
+        if "/api/" in reply.url:
+            window.replies.append(reply)
+
+    window.page.on("response", keep)
+
+
+def only_from(address: str, logo: Path) -> Any:
+    """A route that lets the page reach the server alone, and shows the logo as our own file has it."""
+
+    def answer(route: Any) -> None:
+        if route.request.url.startswith(address):
+            return route.continue_()
+        if route.request.url.endswith("/docs/logo.png"):
+            return route.fulfill(path=logo)
+        return route.abort()
+
+    return answer
