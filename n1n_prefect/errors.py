@@ -301,6 +301,15 @@ def without_secrets(text: str, *secrets: str) -> str:
     return _KEY_LIKE.sub("***", text)
 
 
+def without_secrets_in(exc: BaseException) -> BaseException:
+    """The exception, with secrets masked in its words and in those of all that led to it, which a traceback shows."""
+    link: BaseException | None = exc
+    while link is not None:
+        link.args = tuple(without_secrets(word) if isinstance(word, str) else word for word in link.args)
+        link = link.__cause__ or link.__context__
+    return exc
+
+
 def masked(error: N1nError, *secrets: str) -> N1nError:
     """The error, with the secrets masked should a server have echoed them."""
     for name in ("message", "model_text", "request_id", "code", "finish_reason"):

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from n1n_prefect.errors import N1nError, without_secrets
+from n1n_prefect.errors import N1nError, without_secrets, without_secrets_in
 
 _WRONG_REGION = "the bucket lives in another region{region}; set region_name to the bucket's own"
 _EXPIRED = "the session token has expired or is not valid; renew it, or leave the keys empty to use the machine's role"
@@ -178,7 +178,7 @@ def _failed(error: type[N1nError], what: str, exc: Exception) -> N1nError:
     return error(f"{what}: {meaning}. boto3 says: {said}", code=ancestors[0], is_transient=is_transient)
 
 
-def _stripped(exc: Any) -> Exception:
+def _stripped(exc: Any) -> BaseException:
     """The cause without the signed request, which holds the session token, and without what the answer echoes."""
     exc.request = None
     answer = getattr(exc, "response", None)
@@ -186,12 +186,7 @@ def _stripped(exc: Any) -> Exception:
         said: dict[str, Any] = answer["Error"]
         answer["Error"] = {name: without_secrets(str(said[name])) for name in ("Code", "Message") if name in said}
         answer["ResponseMetadata"] = {"HTTPStatusCode": status_of(exc)}
-    # A traceback shows the words of all that led to it.
-    link: BaseException | None = exc
-    while link is not None:
-        link.args = tuple(without_secrets(word) if isinstance(word, str) else word for word in link.args)
-        link = link.__cause__ or link.__context__
-    return exc
+    return without_secrets_in(exc)
 
 
 def code_of(exc: Any) -> str:

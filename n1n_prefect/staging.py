@@ -24,7 +24,7 @@ from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.results import get_result_store
 from prefect.settings import get_current_settings
 
-from n1n_prefect.errors import JournalUnreadableError, StagingError
+from n1n_prefect.errors import JournalUnreadableError, StagingError, without_secrets, without_secrets_in
 from n1n_prefect.images import GeneratedImage
 from n1n_prefect.journal import PREFIX, Storage
 
@@ -103,8 +103,9 @@ class BlockStorage:
         except Exception as exc:
             if _signature(exc, key) == absent and self._still_reads(absent):
                 return None
+            without_secrets_in(exc)
             raise JournalUnreadableError(
-                f"{key!r} cannot be read from the result storage ({type(exc).__name__}: {exc}). "
+                f"{key!r} cannot be read from the result storage ({_said(exc)}). "
                 "Whether it was paid is not known, so nothing was spent."
             ) from exc
 
@@ -113,6 +114,7 @@ class BlockStorage:
         try:
             _finished(self.block.write_path(_inside(key), data))
         except Exception as exc:
+            without_secrets_in(exc)
             raise _unwritable(key, exc) from exc
 
     def describe(self, key: str) -> Mapping[str, str]:
@@ -141,14 +143,17 @@ class BlockStorage:
         self.write(_PROBE, b"n1n-prefect")
         looks = {self._look_of_nothing() for _ in range(2)}
         if len(looks) > 1:
-            raise StagingError(f"The result storage fails in different ways ({'; '.join(looks)}). Nothing was spent.")
+            ways = without_secrets("; ".join(looks))
+            raise StagingError(f"The result storage fails in different ways ({ways}). Nothing was spent.")
         return looks.pop()
 
     def _look_of_nothing(self) -> str:
         try:
             whole = self._get(_PROBE) == b"n1n-prefect"
         except Exception as exc:
-            raise StagingError(f"The result storage can be written and not read ({exc}). Nothing was spent.") from exc
+            said = f"The result storage can be written and not read ({_said(exc)}). Nothing was spent."
+            without_secrets_in(exc)
+            raise StagingError(said) from exc
         if not whole:
             raise StagingError("The result storage does not give back what was written. Nothing was spent.")
         nowhere = f"{PREFIX}/absent-{uuid.uuid4().hex}"
@@ -192,9 +197,14 @@ def _signature(exc: BaseException, key: str) -> str:
     return f"{type(exc).__name__}: {words}"
 
 
+def _said(exc: BaseException) -> str:
+    """What a storage says; the address in it may have a password."""
+    return f"{type(exc).__name__}: {without_secrets(str(exc))}"
+
+
 def _unwritable(where: object, exc: BaseException) -> StagingError:
     return StagingError(
-        f"{where} could not be written to the result storage ({type(exc).__name__}: {exc}). "
+        f"{where} could not be written to the result storage ({_said(exc)}). "
         "Make the storage writable; what was paid before is safe."
     )
 
@@ -322,7 +332,7 @@ def _saved_storage(block_id: str) -> Storage:
         return _loaded_storage(block_id)
     except Exception as exc:
         raise StagingError(
-            f"The storage block {block_id!r} that holds the original cannot be loaded ({type(exc).__name__}: {exc}). "
+            f"The storage block {block_id!r} that holds the original cannot be loaded ({_said(exc)}). "
             "Run against the Prefect API where it was saved.",
             is_transient=not isinstance(exc, (ValueError, ObjectNotFound)),
         ) from exc

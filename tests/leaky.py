@@ -70,7 +70,7 @@ def whole_flow_fails(credentials: N1nCredentials, prompt: str) -> str:
 
 
 @flow
-def to_the_store(credentials: N1nCredentials, prompt: str, locations: list[str], reads: list[str]) -> None:
+def to_the_store(credentials: N1nCredentials, prompt: str, locations: list[str]) -> None:
     """An image into each of the saved locations, and inputs out of the first."""
     image = ONCE(prompt, credentials=credentials, **SMALL)
     outcomes: list[Any] = []
@@ -81,7 +81,7 @@ def to_the_store(credentials: N1nCredentials, prompt: str, locations: list[str],
         both = image_to_s3.submit(prompt, credentials=credentials, destination=location, name="fox", **SMALL)
         outcomes += [told(outcome) for outcome in gather_outcomes([both])]
     source = S3Location.load(locations[0])
-    for address in reads:
+    for address in os.environ["LEAKY_READS"].split():  # a flow's parameters are stored as they are given
         told(edit_image(prompt, address, credentials=credentials, source=source, return_state=True))
     create_contact_sheet_artifact(outcomes, key="leaky")
 
@@ -113,8 +113,7 @@ def main(scenario: str, block: str, *words: str) -> None:
             against_the_gateway(credentials, list(words), return_state=True)
             whole_flow_fails(credentials, words[0])
         case "store":
-            split = words.index("--")
-            to_the_store(credentials, words[0], list(words[1:split]), list(words[split + 1 :]))
+            to_the_store(credentials, words[0], list(words[1:]))
         case _:
             dies_in_the_client(credentials, words[0])
 

@@ -5,7 +5,15 @@ import cloudpickle
 import pytest
 
 from n1n_prefect import errors
-from n1n_prefect.errors import ImageValidationError, N1nError, Violation, masked, without_secrets
+from n1n_prefect.errors import (
+    ImageValidationError,
+    N1nError,
+    Violation,
+    masked,
+    remember_secret,
+    without_secrets,
+    without_secrets_in,
+)
 from tests.examples import KEY, generated
 
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, N1nError)]
@@ -156,6 +164,36 @@ class TestSecrets:
 
     def test_a_key_that_looks_like_none_is_masked_where_it_is_known(self):
         assert without_secrets("key hunter2 refused", "hunter2", "") == "key *** refused"
+
+    def test_a_password_in_an_address(self):
+        assert without_secrets("no http://me:pass@host:1/a?b@c, s3://a/b@c") == "no http://***@host:1/a?b@c, s3://a/b@c"
+
+    @pytest.fixture
+    def nothing_remembered(self, monkeypatch):
+        monkeypatch.setattr(errors, "_remembered", ())
+
+    @pytest.mark.usefixtures("nothing_remembered")
+    def test_those_of_this_process_are_remembered(self):
+        for secret in ("hunter2-of-old", "hunter2-of-old-and-more", "short", ""):
+            remember_secret(secret)
+        assert without_secrets("hunter2-of-old-and-more, hunter2-of-old, short") == "***, ***, short"
+
+    @pytest.mark.usefixtures("nothing_remembered")
+    def test_only_so_many_are_remembered(self):
+        for number in range(300):
+            remember_secret(f"secret-number-{number:03}")
+        assert without_secrets("secret-number-299 secret-number-043") == "*** secret-number-043"
+
+    def test_all_that_a_traceback_shows(self):
+        try:
+            try:
+                raise OSError(5, "no http://me:hush-hush@host")
+            except OSError as exc:
+                raise ValueError("hush-hush@host", 7) from exc
+        except ValueError as exc:
+            seen = without_secrets_in(exc)
+        assert seen.args == ("hush-hush@host", 7)
+        assert seen.__cause__.args == (5, "no http://***@host")
 
     @pytest.mark.parametrize("text", ["a task-oriented ask-someone desk-lamp", "a monkey=banana", "no secret", ""])
     def test_usual_words_stay(self, text):

@@ -1,6 +1,7 @@
 import asyncio
 import os
 import threading
+import traceback
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -335,6 +336,22 @@ class TestBlockStorage:
     def test_something_that_is_no_storage_is_a_staging_error(self):
         with pytest.raises(StagingError):
             BlockStorage(object()).read(RECORD)
+
+    @pytest.mark.parametrize("fails", ["write_path", "read_path"])
+    def test_a_password_in_the_address_is_not_shown(self, fails):
+        """prefect-aws takes an endpoint with a password, and boto3 says the endpoint in its errors."""
+        cupboard = Cupboard()
+        storage = BlockStorage(cupboard)
+
+        words = "Could not connect to the endpoint URL: http://me:hush-hush@localhost:1/results"
+
+        def refused(*_):
+            raise ConnectionError(words)
+
+        setattr(cupboard, fails, refused)
+        with pytest.raises(StagingError, match="localhost:1") as caught:
+            storage.read(RECORD)
+        assert "hush-hush" not in "".join(traceback.format_exception(caught.value))
 
     def test_an_address_in_s3_is_one_that_people_know(self):
         block = Cupboard()
