@@ -54,7 +54,9 @@ class Shop:
 
     def generate(self, *prompts: str) -> str:
         """The id of a run of `generate_to_s3` that has ended."""
-        return self.ended(self.start("generate-to-s3", prompts=prompts, credentials=CREDENTIALS, destination=DESTINATION))
+        return self.ended(
+            self.start("generate-to-s3", prompts=prompts, credentials=CREDENTIALS, destination=DESTINATION)
+        )
 
     def state_of(self, run: str) -> dict[str, Any]:
         return self.server.get(f"/flow_runs/{run}")["state"]
