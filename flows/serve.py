@@ -7,6 +7,7 @@ pauses the deployments until they are served again.
 import argparse
 from typing import Any
 
+from approve_then_publish import approve_then_publish
 from edit_to_s3 import edit_to_s3
 from generate_to_s3 import generate_to_s3
 from prefect import serve
@@ -49,7 +50,13 @@ def serve_all(blocks: dict[str, Any], limit: int) -> None:
         ],
         **common,
     )
-    serve(generate, edit, limit=limit)
+    approve = approve_then_publish.to_deployment(  # pyright: ignore[reportFunctionMemberAccess]
+        "served",
+        description="Draws several images for one prompt, and publishes those that a person approves.",
+        parameters={"credentials": blocks["credentials"], "published": blocks["destination"]},
+        **common,
+    )
+    serve(generate, edit, approve, limit=limit)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tests.prefect_server import wait_for
 pytestmark = pytest.mark.prefect
 
 GENERATE, EDIT = "generate-to-s3/generate-to-s3", "edit-to-s3/edit-to-s3"
+APPROVE = "approve-then-publish/approve-then-publish"
 
 
 BY_VALUE = f"""
@@ -42,9 +43,9 @@ def delivered(workspace):
 
 class TestDeployed:
     def test_blocks_are_references(self, workspace):
-        for name in (GENERATE, EDIT):
+        for name, place in ((GENERATE, "destination"), (EDIT, "destination"), (APPROVE, "published")):
             parameters = workspace.deployment(name)["parameters"]
-            for block in ("credentials", "destination"):
+            for block in ("credentials", place):
                 assert parameters[block].keys() == {"$ref"}
                 assert parameters[block]["$ref"].keys() == {"block_document_id"}
 
@@ -52,7 +53,7 @@ class TestDeployed:
         assert [schedule["active"] for schedule in workspace.deployment(GENERATE)["schedules"]] == [False]
 
     def test_the_form_has_a_sentence_for_each_field(self, workspace):
-        for name in (GENERATE, EDIT):
+        for name in (GENERATE, EDIT, APPROVE):
             fields = workspace.deployment(name)["parameter_openapi_schema"]["properties"]
             assert [field for field, schema in fields.items() if not schema.get("description")] == []
             assert [field for field, schema in fields.items() if "anyOf" in schema] == []  # shown as tabs
@@ -86,7 +87,7 @@ class TestKubernetes:
         workspace.server.run("prefect", "work-pool", "create", "n1n-kubernetes", "--type", "kubernetes", "--overwrite")
         file = ("--prefect-file", "prefect.kubernetes.yaml")
         workspace.deploy(*file, N1N_IMAGE="registry.example.com/n1n-prefect:1")
-        for flow in ("generate-to-s3", "edit-to-s3"):
+        for flow in ("generate-to-s3", "edit-to-s3", "approve-then-publish"):
             deployment = workspace.deployment(f"{flow}/{flow}-kubernetes")
             variables = deployment["job_variables"]
             assert variables["image"] == "registry.example.com/n1n-prefect:1"
@@ -265,8 +266,8 @@ class TestWorkerLost:
         assert [group[0].prompt_excerpt for group in workspace.gateway.ledger.duplicates()] == ["was in flight"]
         new = workspace.objects().items() - before.items()
         sums = {hashlib.sha256(data).hexdigest() for _, data in new}
-        assert sums == delivered(workspace)
         assert len(sums) == 4
+        assert sums <= delivered(workspace)
 
 
 def alive(process):
