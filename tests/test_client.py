@@ -12,6 +12,7 @@ import pytest
 from n1n_prefect import errors
 from n1n_prefect.client import AsyncN1nClient, N1nClient
 from n1n_prefect.sending import Sending, translated
+from n1n_prefect.wire.billing import Balance
 from n1n_prefect.wire.exchange import HttpRequest
 
 SAMPLES = Path(__file__).parent / "samples" / "gemini"
@@ -227,3 +228,33 @@ class TestModels:
         async with aclient(handler) as asking:
             with pytest.raises(errors.InvalidRequestError, match=r"no gateway's\. Check `base_url`"):
                 await asking.models()
+
+
+class TestBalance:
+    def test_is_asked_for_with_the_key_alone(self, n1n_gateway_factory):
+        gateway = n1n_gateway_factory(granted_usd=5.0)
+        with N1nClient(gateway.api_key, gateway.base_url) as asking:
+            assert asking.balance() == Balance(0.0, 5.0)
+
+    async def test_the_same_without_waiting(self, n1n_gateway_factory):
+        gateway = n1n_gateway_factory()
+        async with AsyncN1nClient(gateway.api_key, gateway.base_url) as asking:
+            assert await asking.balance() == Balance(0.0, None)
+
+    @pytest.mark.parametrize("status", [403, 404])
+    async def test_a_gateway_that_does_not_tell(self, status):
+        def handler(request):
+            return httpx.Response(status, json={"error": {"message": "no"}})
+
+        assert client(handler).balance() is None
+        assert await aclient(handler).balance() is None
+
+    async def test_a_wrong_key(self):
+        def handler(request):
+            return httpx.Response(401, json={"error": {"message": f"Invalid token {KEY}"}})
+
+        with pytest.raises(errors.AuthenticationError) as caught:
+            client(handler).balance()
+        assert KEY not in str(caught.value)
+        with pytest.raises(errors.AuthenticationError):
+            await aclient(handler).balance()

@@ -64,9 +64,9 @@ def server_version() -> str:
             if client.server_type.name == "CLOUD":
                 client.read_flows(limit=1)
                 return ""
-            version = client.api_version()
-    if not version[:1].isdecimal():
-        raise _no_prefect_api(f"it calls itself {version[:40]!r}")
+            version: object = client.api_version()
+    if not isinstance(version, str) or not version[:1].isdecimal():
+        raise _no_prefect_api("it says no version")
     return version
 
 

@@ -10,6 +10,7 @@ _MAX_SECONDS = 86_400
 _LEAST_SILENCE = 10
 _MAX_SLOTS = 10_000
 _MAX_CHARACTERS = 100_000_000
+_CENTURY = 36_525 * 86_400
 _UNITS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -54,7 +55,7 @@ def age(text: str) -> int:
     number, unit = text[:-1], _UNITS.get(text[-1:])
     if unit is None or not (number.isascii() and number.isdigit()) or len(number) > 9:
         raise argparse.ArgumentTypeError(f"{text!r} is no age; give a number of m, h, d or w, such as 14d")
-    if not 3_600 <= int(number) * unit <= 36_525 * 86_400:
+    if not 3_600 <= int(number) * unit <= _CENTURY:
         raise argparse.ArgumentTypeError(
             f"{text!r} would take from runs that still go on what they have paid for, or is no age at all; give 1h to "
             "5217w, and more than the oldest run that may still be resumed"
@@ -69,6 +70,21 @@ def lifetime(text: str) -> int:
     if not 1 <= whole * (unit or 0) <= _UNITS["w"]:
         raise argparse.ArgumentTypeError(f"{text!r} is no time of 1s to 7d; give a number of s, m, h or d, such as 15m")
     return whole * (unit or 0)
+
+
+def past(text: str) -> int:
+    """A stretch of time that ends now, in seconds: a minute to a century, such as `1d`."""
+    number, unit = text[:-1], _UNITS.get(text[-1:])
+    if unit is None or not (number.isascii() and number.isdigit()) or not 0 < int(number[:9]) * unit <= _CENTURY:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give a number of m, h, d or w, such as 1d")
+    return int(number) * unit
+
+
+def count(text: str) -> int:
+    """How many, at least one."""
+    if not (text.isascii() and text.isdigit()) or not int(text[:9]) > 0 or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of runs; give 1 to 999999")
+    return int(text)
 
 
 def saved_block(text: str) -> tuple[str, str]:

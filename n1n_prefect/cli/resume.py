@@ -2,6 +2,7 @@
 
 Under the same id the journal finds what the run has paid for; a new run would pay anew. A run
 of a deployment is scheduled, for a worker or a serving process to take. Any other is run here.
+With `--crashed` all runs of deployments that crashed are scheduled.
 """
 
 import argparse
@@ -41,7 +42,10 @@ class _CalledWronglyError(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's own arguments."""
-    parser.add_argument("flow_run", metavar="FLOW_RUN", help="id of the flow run, or its name if no other has it")
+    parser.add_argument(
+        "flow_run", nargs="?", metavar="FLOW_RUN", help="id of the flow run, or its name if no other has it"
+    )
+    _add_arguments_for_all(parser)
     parser.add_argument(
         "--entrypoint", type=arguments.entrypoint, metavar="FILE.py:FLOW",
         help="where the flow's code is; needed for a run without a deployment, which is run here",
@@ -58,24 +62,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_arguments_for_all(parser: argparse.ArgumentParser) -> None:
+    several = parser.add_argument_group("in place of FLOW_RUN")
+    several.add_argument("--crashed", action="store_true", help="all runs of deployments that are Crashed")
+    several.add_argument(
+        "--since", type=arguments.past, default=86_400, metavar="AGE", help="crashed within this time; default 1d"
+    )
+    several.add_argument(
+        "--limit", type=arguments.count, default=100, metavar="N", help="at most so many runs; default 100"
+    )
+    several.add_argument(
+        "--most-runs", type=arguments.count, default=3, metavar="N",
+        help="leave out a run that has run so often already; default 3",
+    )  # fmt: skip
+    several.add_argument(
+        "--silent", type=arguments.silence, metavar="SECONDS",
+        help="also runs that are still Running, and whose last heartbeat is older; let it be more than twice the "
+        "workers' PREFECT_FLOWS_HEARTBEAT_FREQUENCY (180 s if not set)",
+    )  # fmt: skip
+
+
 def run(args: argparse.Namespace) -> int:
-    """Resumes the run; 0 once it is scheduled, or has run here and is complete."""
+    """Resumes the run, or all that crashed; 0 once it is scheduled, or has run here and is complete."""
+    try:
+        return _run(args)
+    except _CalledWronglyError as exc:
+        print(f"n1n-prefect resume: {exc}", file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
     from prefect.client.orchestration import get_client
 
+    if bool(args.flow_run) == args.crashed:
+        raise _CalledWronglyError("Give FLOW_RUN, or --crashed for all that crashed.")
     with get_client(sync_client=True) as client:
-        try:
-            return _resume(client, args)
-        except _CalledWronglyError as exc:
-            print(f"n1n-prefect resume: {exc}", file=sys.stderr)
-            return 2
+        return _resume_all(client, args) if args.crashed else _resume(client, args)
+
+
+def _resume_all(client: "SyncPrefectClient", args: argparse.Namespace) -> int:
+    from n1n_prefect.cli.crashed import resume_all
+
+    if args.entrypoint or args.block or args.force or args.pay_again:
+        raise _CalledWronglyError("--entrypoint, --block, --force and --pay-again are for a single FLOW_RUN.")
+    return resume_all(client, args)
 
 
 def _resume(client: "SyncPrefectClient", args: argparse.Namespace) -> int:
     flow_run = _found(client, args.flow_run)
-    print(f"Flow run {flow_run.name!r} ({flow_run.id}) {_told(flow_run.state)}", flush=True)
-    deployment = _deployment_of(client, flow_run)
+    print(f"Flow run {flow_run.name!r} ({flow_run.id}) {told(flow_run.state)}", flush=True)
+    deployment = deployment_of(client, flow_run)
     if not deployment:
-        _refuse_a_subflow(client, flow_run)
+        refuse_a_subflow(client, flow_run)
     _refuse_a_state(client, flow_run, is_forced=args.force)
     if deployment and args.entrypoint:
         raise _CalledWronglyError(
@@ -91,7 +129,7 @@ def _resume(client: "SyncPrefectClient", args: argparse.Namespace) -> int:
         raise _CalledWronglyError(f"The run has no parameter {min(unknown)!r}; it has {has or 'none'}.")
     parameters = SavedBlocks(client, may_pay_again=args.pay_again).put_into(flow_run.parameters, chosen)
     if deployment:
-        return _schedule(client, flow_run, parameters, deployment)
+        return schedule(client, flow_run, parameters, deployment)
     flow = _loaded(client, flow_run, args.entrypoint, parameters)
     if not args.pay_again:
         _refuse_another_storage(client, flow_run, flow)
@@ -112,12 +150,12 @@ def _found(client: "SyncPrefectClient", id_or_name: str) -> "FlowRun":
     if not runs:
         raise InvalidRequestError(f"There is no flow run {id_or_name!r} at {client.api_url}; check PREFECT_API_URL.")
     if len(runs) > 1:
-        each = "; ".join(f"{run.id} {_told(run.state)}" for run in runs)
+        each = "; ".join(f"{run.id} {told(run.state)}" for run in runs)
         raise InvalidRequestError(f"Several flow runs have the name {id_or_name!r}; give an id: {each}")
     return runs[0]
 
 
-def _told(state: "State[Any] | None") -> str:
+def told(state: "State[Any] | None") -> str:
     """A run's state in words."""
     if state is None:
         return "has no state"
@@ -170,10 +208,15 @@ def _last_sign_of_life(client: "SyncPrefectClient", flow_run: "FlowRun") -> str:
 
     this = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
     runs = client.read_task_runs(flow_run_filter=this, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=1)
-    return f"The task run that it started last, {runs[0].name!r}, {_told(runs[0].state)}. " if runs else ""
+    return f"The task run that it started last, {runs[0].name!r}, {told(runs[0].state)}. " if runs else ""
 
 
-def _refuse_a_subflow(client: "SyncPrefectClient", flow_run: "FlowRun") -> None:
+def refuse_a_subflow(client: "SyncPrefectClient", flow_run: "FlowRun") -> None:
+    """Refuses a run that is a part of another one.
+
+    Raises:
+        InvalidRequestError: It is; the message names the other.
+    """
     if flow_run.parent_task_run_id is None:
         return
     parent = client.read_task_run(flow_run.parent_task_run_id).flow_run_id
@@ -239,7 +282,8 @@ def _prepare(client: "SyncPrefectClient", flow_run: "FlowRun", parameters: dict[
         raise InvalidRequestError(f"The Prefect API does not let it start again: {set_state.details}")
 
 
-def _deployment_of(client: "SyncPrefectClient", flow_run: "FlowRun") -> "DeploymentResponse | None":
+def deployment_of(client: "SyncPrefectClient", flow_run: "FlowRun") -> "DeploymentResponse | None":
+    """The deployment that a run belongs to, if there still is one."""
     from prefect.exceptions import ObjectNotFound
 
     with suppress(ObjectNotFound):  # it was deleted, and nothing would take the run
@@ -247,9 +291,14 @@ def _deployment_of(client: "SyncPrefectClient", flow_run: "FlowRun") -> "Deploym
     return None
 
 
-def _schedule(
+def schedule(
     client: "SyncPrefectClient", flow_run: "FlowRun", parameters: dict[str, Any], deployment: "DeploymentResponse"
 ) -> int:
+    """Schedules a run of a deployment under its own id, and says who will take it; gives 0.
+
+    Raises:
+        InvalidRequestError: The Prefect API does not let it start again.
+    """
     from prefect.utilities.urls import url_for
 
     _prepare(client, flow_run, parameters)
@@ -309,5 +358,5 @@ def _run_here(
         if asyncio.iscoroutine(running):
             asyncio.run(running)
     state = client.read_flow_run(flow_run.id).state
-    print(f"Flow run {flow_run.name!r} {_told(state)}", flush=True)
+    print(f"Flow run {flow_run.name!r} {told(state)}", flush=True)
     return 0 if state and state.is_completed() else 1

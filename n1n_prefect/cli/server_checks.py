@@ -103,8 +103,8 @@ def _result_storage(patient: Patient) -> Found:
         return "ok", f"{where}, said to be shared by PREFECT_INTEGRATIONS_N1N_ON_UNSHARED_STORAGE=allow"
     return "wrong" if may == "fail" else "warning", (
         f"{where} is on one machine alone, and runs of {pool.type} pool {pool.name!r} share no disk: a "
-        "re-run elsewhere pays again. Set PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK to a storage that all workers share, such as an "
-        "s3-bucket block"
+        "re-run elsewhere pays again. Set PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK to a storage that all workers share, "
+        "such as an s3-bucket block"
     )
 
 

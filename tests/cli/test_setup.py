@@ -220,7 +220,8 @@ class TestBlocks:
         make = (
             "from prefect_aws import AwsCredentials, S3Bucket; import sys; "
             f"c = AwsCredentials(aws_access_key_id='AKIA', aws_secret_access_key='{SECRET}', region_name='eu-west-1'); "
-            "c.save(sys.argv[1]); S3Bucket(bucket_name='pictures', bucket_folder='summer', credentials=c).save(sys.argv[1])"
+            "c.save(sys.argv[1]); "
+            "S3Bucket(bucket_name='pictures', bucket_folder='summer', credentials=c).save(sys.argv[1])"
         )
         server.run("python", "-c", make, name)
         before = everything_on(server)
@@ -299,12 +300,12 @@ class TestAutomations:
         setup("--automations")
         there = automation(server, self.NAME)
         httpx.patch(f"{server.api_url}/automations/{there['id']}", json={"enabled": False}).raise_for_status()
-        code, lines = setup("--automations")
+        lines = setup("--automations")[1]
         assert line_of(lines, self.NAME).startswith("unchanged")
         assert "it is disabled, and stays so" in line_of(lines, self.NAME)
         # As a version of ours would have left it that said something else.
         assert setup("--automations", "--silent-after", "700")[0] == 0
-        code, lines = setup("--automations")
+        lines = setup("--automations")[1]
         assert line_of(lines, "silent run").startswith("updated")
         assert not automation(server, self.NAME)["enabled"]
         self.put(server, enabled=True)

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -509,6 +510,12 @@ class TestAddresses:
             assert (token["total_used"], token["unlimited_quota"]) == (19_500, True)
             assert client.get("/v1/dashboard/billing/usage").json() == {"object": "list", "total_usage": 3.9}
             assert client.get("/v1/dashboard/billing/subscription").json()["hard_limit_usd"] == 100_000_000
+
+    def test_a_key_may_have_a_limit(self, n1n_gateway_factory: Callable[..., LocalGateway]) -> None:
+        with asking(n1n_gateway_factory(granted_usd=2.5)) as client:
+            token = client.get("/api/usage/token").json()["data"]
+            assert (token["total_available"], token["unlimited_quota"]) == (1_250_000, False)
+            assert client.get("/v1/dashboard/billing/subscription").json()["hard_limit_usd"] == 2.5
 
     def test_a_front_page_and_the_ledger_need_no_key(self, ask: Ask, gateway: LocalGateway) -> None:
         ask(body("<script>a cat</script>"))
