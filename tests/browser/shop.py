@@ -71,6 +71,11 @@ class Shop:
         assert self.state_of(run)["type"] == "PAUSED", self.state_of(run)
         return run
 
+    def paused_again(self, run: str) -> None:
+        """Waits until a run that was resumed waits for the second time."""
+        pauses = lambda: [state for state in self.server.get(f"/flow_run_states/?flow_run_id={run}") if state["type"] == "PAUSED"]
+        wait_for(lambda: len(pauses()) > 1, f"the second pause of run {run}")
+
     def task_runs(self, run: str) -> list[dict[str, Any]]:
         return self.server.post("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
 
