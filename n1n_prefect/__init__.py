@@ -5,7 +5,7 @@ watches: paid once, never lost, and with the reason where an image did not come.
 """
 
 from n1n_prefect.__about__ import __version__
-from n1n_prefect.approval import areview_images, check_review, review_images
+from n1n_prefect.approval import areview_images, check_review, review_deadline_automation, review_images
 from n1n_prefect.artifacts import acreate_contact_sheet_artifact, create_contact_sheet_artifact
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.client import AsyncN1nClient, N1nClient
@@ -121,6 +121,7 @@ __all__ = [
     "gather_outcomes",
     "generate_image",
     "image_to_s3",
+    "review_deadline_automation",
     "review_images",
     "upload_image",
     "validate_image",

@@ -10,22 +10,16 @@ import inspect
 import json
 import time
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from itertools import count
 from typing import Any, get_args
 
-import httpx
+from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.client.schemas.responses import SetStateStatus
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
-from prefect.input import keyset_from_paused_state
-from prefect.states import Paused, Running, Suspended
-from pydantic import ValidationError
+from prefect.exceptions import Abort, Pause
 
 from n1n_prefect import telemetry
 from n1n_prefect.artifacts import check_key
@@ -35,13 +29,11 @@ from n1n_prefect.errors import InvalidRequestError, ReviewTimeoutError
 from n1n_prefect.execution import require_block
 from n1n_prefect.images import GeneratedImage
 from n1n_prefect.outcomes import gather_outcomes
+from n1n_prefect.review_record import EXPIRED, ReviewRecord
 from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_words
 from n1n_prefect.steps import arun, run
 
-WOKEN = "ReviewExpired"
-"""The name of the state that an automation puts a suspended run into once its deadline has passed."""
-
-_GRACE = timedelta(minutes=5)  # a process that is alive acts at the deadline, before the server fails the run
+_RUN_OUT = "The flow was paused and never resumed."  # how Prefect fails a run whose time is up
 _LONGEST_LOOK = 10.0  # seconds between two looks at the run
 
 
@@ -157,6 +149,37 @@ def _check_suspendable(flow_run: FlowRun) -> None:
         )
 
 
+def review_deadline_automation(
+    flow_name: str = "approve-then-publish", *, name: str = "n1n: act on a review's deadline"
+) -> Automation:
+    """An automation that starts a suspended run again when nobody decided in time, so that `on_timeout` takes effect.
+
+    Prefect fails such a run, and no process is left that could act. Create one for each flow that
+    suspends: `review_deadline_automation("my-flow").create()`. A paused run needs none.
+
+    Args:
+        flow_name: The flow whose runs it starts again, by its name in Prefect. All of them that Prefect failed
+            since their pause ran out are started, whoever paused them.
+        name: The automation's name.
+    """
+    trigger = EventTrigger(
+        expect={"prefect.flow-run.Failed"},
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.state-message": _RUN_OUT}),
+        match_related=ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": flow_name}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+    )
+    message = "Nobody decided in time; the chosen action is taken."
+    actions: list[Any] = [ChangeFlowRunState(state=StateType.SCHEDULED, name=EXPIRED, message=message, force=False)]
+    return Automation(
+        name=name,
+        description="Starts suspended runs again whose review nobody answered, so that on_timeout takes effect.",
+        trigger=trigger,
+        actions=actions,
+    )
+
+
 # ── one question, from the first look to the answer ──────────────────────────
 
 
@@ -197,16 +220,16 @@ class _Asking:
         if not question.candidates:
             return Review(failed=question.failed)
         with get_client(sync_client=True) as client:
-            kept = _Kept(client, self.flow_run, question, f"n1n-{self.key}-{question.digest}")
+            kept = ReviewRecord(client, self.flow_run, question, f"n1n-{self.key}-{question.digest}")
             review = kept.decision() or (yield from self._ask(client, kept))
             if kept.once("told"):
                 self._tell(review)
         return review
 
-    def _ask(self, client: SyncPrefectClient, kept: "_Kept") -> Generator[_Wait, None, Review]:
+    def _ask(self, client: SyncPrefectClient, kept: ReviewRecord) -> Generator[_Wait, None, Review]:
         deadline = kept.deadline()
         if deadline and deadline <= _now():
-            if self.on_timeout != "fail" or kept.was_woken():
+            if self.on_timeout != "fail" or kept.was_started_by_automation():
                 return self._expired(kept.question)
             kept.forget_deadline()
             deadline = None
@@ -221,7 +244,7 @@ class _Asking:
             if review:
                 return review
 
-    def _answer(self, kept: "_Kept", deadline: datetime) -> Generator[_Wait, None, Review | None]:
+    def _answer(self, kept: ReviewRecord, deadline: datetime) -> Generator[_Wait, None, Review | None]:
         """The decision, or None where somebody set the run going without one."""
         started = time.monotonic()
         while True:
@@ -229,7 +252,7 @@ class _Asking:
             if state and state.is_running():
                 return kept.decision()
             left = (deadline - _now()).total_seconds()
-            if left <= 0:
+            if left <= 0 or (state and state.is_failed() and state.message == _RUN_OUT):
                 return kept.take_back() or self._expired(kept.question)
             if state and not state.is_paused():
                 raise Abort(f"The run is {state.name} and waits for no decision any more.")
@@ -251,7 +274,7 @@ class _Asking:
         )  # fmt: skip
         client.create_artifact(artifact)
 
-    def _tell_asked(self, kept: "_Kept", deadline: datetime) -> None:
+    def _tell_asked(self, kept: ReviewRecord, deadline: datetime) -> None:
         question = kept.question
         telemetry.get_logger().info(
             "Waiting until %s for a decision about %d images; then on_timeout=%r. Press Resume on the run's page, or "
@@ -292,134 +315,3 @@ class _Asking:
 
 def _now() -> datetime:
     return datetime.now(timezone.utc)
-
-
-# ── what the server keeps of it ──────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A question's place among the inputs of its flow run: each asking has a number, and so keys of its own."""
-
-    client: SyncPrefectClient
-    flow_run: FlowRun
-    question: Question
-    key: str
-
-    def decision(self) -> Review | None:
-        """What a person answered, however often it was asked."""
-        return next((said for said in self._answers() if isinstance(said, Review)), None)
-
-    def _answers(self) -> Generator[Review | str]:
-        """What came of each asking: a decision, or why it is none; nothing where there was no answer."""
-        for keyset in self._askings():
-            answer = self._read(keyset["response"])
-            if answer is None:
-                continue
-            try:
-                yield self.question.decided(answer)
-            except ValidationError as exc:  # of another release, with other fields
-                yield f"The answer does not fit: {exc.errors(include_url=False)[0]['msg']}."
-            except ValueError as exc:
-                yield str(exc)
-
-    def ask(self, wait: WaitBy, deadline: datetime, *, show_prompts: bool) -> State[Any]:
-        """Makes the run one that waits, with a dialog of its own."""
-        number = sum(1 for _ in self._askings())
-        objection = ([*self._answers()] or ["There was no answer last time."])[-1] if number else ""
-        if objection:
-            telemetry.get_logger().warning("Asked again. %s", objection)
-        self._write(f"{self.key}-asked-{number}", wait)
-        state = self._waiting(wait, number, deadline)
-        answer = self.client.set_flow_run_state(self.flow_run.id, state)
-        if answer.status != SetStateStatus.ACCEPT:
-            why = getattr(answer.details, "reason", None) or "no reason is given"
-            raise InvalidRequestError(f"Prefect does not let this run wait for a decision: {why}")
-        # After the state: Prefect forgets what is under these keys when the run begins to wait.
-        keyset = _keyset_of(state)
-        self._write(keyset["schema"], self.question.form.model_json_schema())
-        description = self.question.description(deadline, objection=str(objection), show_prompts=show_prompts)
-        self._write(keyset["description"], description)
-        return answer.state or state
-
-    def _waiting(self, wait: WaitBy, number: int, deadline: datetime) -> State[Any]:
-        key = f"{self.key}-{number}"
-        if wait == "suspend":
-            state = Suspended(pause_key=key, pause_expiration_time=deadline)
-        else:
-            state = Paused(pause_key=key, pause_expiration_time=deadline + _GRACE)
-        state.state_details.run_input_keyset = _keyset_of(state)
-        return state
-
-    def _askings(self) -> Generator[Mapping[str, str]]:
-        """The keys of each time that it was asked."""
-        for number in count():
-            wait = self._read(f"{self.key}-asked-{number}")
-            if wait is None:
-                return
-            yield _keyset_of(self._waiting(wait, number, _now()))
-
-    def take_back(self) -> Review | None:
-        """Ends the waiting at the deadline; the decision, where a person was quicker."""
-        running = Running(message="Nobody decided in time.")
-        answer = self.client.set_flow_run_state(self.flow_run.id, running)
-        review = self.decision()
-        state = self.state()
-        if review is None and (state is None or not state.is_running()):
-            if state and state.type in (StateType.CANCELLED, StateType.CANCELLING):
-                raise Abort(f"The run is {state.name} and waits for no decision any more.")
-            # The machine was asleep, or its clock is late: the server has failed the run already.
-            telemetry.get_logger().debug("Taken back by force: %s", answer.details)
-            self.client.set_flow_run_state(self.flow_run.id, running, force=True)
-        return review
-
-    def state(self) -> "State[Any] | None":
-        """The run's state now, or None while the server cannot be reached."""
-        try:
-            return self.client.read_flow_run(self.flow_run.id).state
-        except httpx.TransportError as exc:
-            telemetry.get_logger().warning("The Prefect API cannot be reached (%s); still waiting.", exc)
-            return None
-
-    def deadline(self) -> datetime | None:
-        """Until when an answer was asked for."""
-        kept = self._read(f"{self.key}-deadline")
-        return datetime.fromisoformat(kept) if kept else None
-
-    def set_deadline(self, deadline: datetime) -> datetime:
-        """Keeps the deadline, for this process and for later ones."""
-        self._write(f"{self.key}-deadline", deadline.isoformat())
-        return deadline
-
-    def forget_deadline(self) -> None:
-        """Lets the next question have a deadline of its own."""
-        self.client.delete_flow_run_input(self.flow_run.id, f"{self.key}-deadline")
-
-    def was_woken(self) -> bool:
-        """Whether an automation, and no person, started the run this time."""
-        states = self.client.read_flow_run_states(self.flow_run.id)
-        scheduled = [state for state in states if state.is_scheduled()]
-        return bool(scheduled) and max(scheduled, key=lambda state: state.timestamp).name == WOKEN
-
-    def once(self, what: str) -> bool:
-        """Whether this is the first time, in whichever process."""
-        if self._read(f"{self.key}-{what}") is not None:
-            return False
-        with suppress(PrefectHTTPStatusError):
-            self._write(f"{self.key}-{what}", True)
-        return True
-
-    def _read(self, key: str) -> Any:
-        try:
-            return json.loads(self.client.read_flow_run_input(self.flow_run.id, key))
-        except PrefectHTTPStatusError as exc:
-            if exc.response.status_code != 404:
-                raise
-            return None
-
-    def _write(self, key: str, value: Any) -> None:
-        self.client.create_flow_run_input(self.flow_run.id, key, json.dumps(value))
-
-
-def _keyset_of(state: State[Any]) -> dict[str, str]:
-    return {str(what): key for what, key in keyset_from_paused_state(state).items()}

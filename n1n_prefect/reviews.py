@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect.contact_sheet import dialog_markdown
@@ -153,7 +153,9 @@ class Question:
         Prefect's older UI gives the pictures only the room that the fields leave. Nothing is
         approved beforehand, so that a hasty click publishes nothing.
         """
-        some: Any = list[Literal[tuple(map(_label, self.candidates))]]
+        labels = [_label(number) for number in self.candidates]
+        # Said by hand: a single choice would become a constant, of which Prefect's pages make no list.
+        some: Any = list[Annotated[Literal[tuple(labels)], WithJsonSchema({"type": "string", "enum": labels})]]
         fields: dict[str, Any] = {"approve": (some, Field([], title="Approve", description="These are published."))}
         if self.may_regenerate:
             fields["regenerate"] = (some, Field([], title="Regenerate", description=_AGAIN.format(self._price())))

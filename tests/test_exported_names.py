@@ -15,7 +15,8 @@ PROMISED = """
     SourceError Spending StagingError UploadError UploadedImage Usage Violation acreate_contact_sheet_artifact
     aedit_image agenerate_image aimage_to_s3 aupload_image avalidate_image contact_sheet_markdown
     create_contact_sheet_artifact edit_image estimate_cost final_state gather_outcomes generate_image image_to_s3
-    upload_image validate_image
+    upload_image validate_image Review ReviewTimeoutError ReviewedImage adiscard_image areview_images check_review
+    discard_image review_deadline_automation review_images
 """
 
 

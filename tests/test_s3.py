@@ -494,3 +494,71 @@ class TestMakeClient:
         check = "import sys, n1n_prefect.s3; print([m for m in ('boto3', 'botocore', 'PIL') if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def anywhere(request: pytest.FixtureRequest) -> Any:
+    """A client of either server: one that may obey conditions, and one that ignores them."""
+    return request.getfixturevalue(f"{request.param}_client")
+
+
+def delete(client: Any, bucket: str, key: str, data: bytes = FOX, **options: Any) -> bool:
+    return s3.delete(client, bucket=bucket, key=key, sha256=sha256_of(data), size_bytes=len(data), **options)
+
+
+class TestDelete:
+    def test_removes_the_image_once(self, anywhere: Any):
+        bucket = new_bucket(anywhere)
+        put(anywhere, bucket, "fox.png", checksum="none")
+        assert delete(anywhere, bucket, "fox.png")
+        assert not delete(anywhere, bucket, "fox.png")
+
+    @pytest.mark.parametrize("other", [OWL, FOX[:-1] + b"!"])
+    def test_leaves_what_another_put_there(self, anywhere: Any, other: bytes):
+        bucket = new_bucket(anywhere)
+        put(anywhere, bucket, "fox.png", other, checksum="none")
+        with pytest.raises(UploadError, match="holds something else by now") as caught:
+            delete(anywhere, bucket, "fox.png")
+        assert caught.value.code == "ObjectChanged"
+        assert s3.read(anywhere, bucket, "fox.png", 100) == other
+
+    def test_reads_what_does_not_say_what_it_is(self, anywhere: Any):
+        bucket = new_bucket(anywhere)
+        for key, data in (("fox.png", FOX), ("other.png", FOX[:-1] + b"!")):
+            anywhere.put_object(Bucket=bucket, Key=key, Body=data)
+        assert delete(anywhere, bucket, "fox.png")
+        with pytest.raises(UploadError, match="holds something else"):
+            delete(anywhere, bucket, "other.png")
+
+    def test_of_several_versions_only_ours_goes(self, client: Any, bucket: str):
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        put(client, bucket, "fox.png", OWL)
+        ours = put(client, bucket, "fox.png", if_exists="replace")
+        assert delete(client, bucket, "fox.png", version_id=ours.version_id)
+        assert s3.read(client, bucket, "fox.png", 100) == OWL
+        assert not delete(client, bucket, "fox.png", version_id=ours.version_id)
+
+    def test_names_the_object_that_was_looked_at(self, scripted: Any, scripted_store: ScriptedStore):
+        scripted_store.says(_head(FOX), Answer(204))
+        assert delete(scripted, "shop", "fox.png")
+        assert scripted_store.methods == ["HEAD", "DELETE"]
+        assert scripted_store.requests[1].headers["if-match"] == '"e1"'
+
+    def test_that_was_changed_in_between_is_left_alone(self, scripted: Any, scripted_store: ScriptedStore):
+        scripted_store.says(_head(FOX), Answer(412, "PreconditionFailed"))
+        with pytest.raises(UploadError, match="changed at the same moment, and was left alone"):
+            delete(scripted, "shop", "fox.png")
+
+    def test_a_store_without_conditions_is_asked_plainly(self, scripted: Any, scripted_store: ScriptedStore):
+        scripted_store.says(_head(FOX), Answer(501, "NotImplemented"), Answer(204))
+        assert delete(scripted, "shop", "fox.png")
+        assert "if-match" not in scripted_store.requests[2].headers
+
+    def test_says_what_to_grant(self, scripted: Any, scripted_store: ScriptedStore):
+        scripted_store.says(_head(FOX), Answer(403, "AccessDenied"))
+        with pytest.raises(UploadError, match=r"Could not delete s3://shop/fox\.png.*s3:DeleteObject"):
+            delete(scripted, "shop", "fox.png")
+
+
+def _head(data: bytes) -> Answer:
+    return Answer(headers={"Content-Length": str(len(data)), "ETag": '"e1"', "x-amz-meta-sha256": sha256_of(data)})
