@@ -54,7 +54,9 @@ class Shop:
 
     def generate(self, *prompts: str) -> str:
         """The id of a run of `generate_to_s3` that has ended."""
-        return self.ended(self.start("generate-to-s3", prompts=prompts, credentials=CREDENTIALS, destination=DESTINATION))
+        return self.ended(
+            self.start("generate-to-s3", prompts=prompts, credentials=CREDENTIALS, destination=DESTINATION)
+        )
 
     def state_of(self, run: str) -> dict[str, Any]:
         return self.server.get(f"/flow_runs/{run}")["state"]
@@ -73,8 +75,11 @@ class Shop:
 
     def paused_again(self, run: str) -> None:
         """Waits until a run that was resumed waits for the second time."""
-        pauses = lambda: [state for state in self.server.get(f"/flow_run_states/?flow_run_id={run}") if state["type"] == "PAUSED"]
-        wait_for(lambda: len(pauses()) > 1, f"the second pause of run {run}")
+        wait_for(lambda: self._count_of_pauses(run) > 1, f"the second pause of run {run}")
+
+    def _count_of_pauses(self, run: str) -> int:
+        states = self.server.get(f"/flow_run_states/?flow_run_id={run}")
+        return sum(state["type"] == "PAUSED" for state in states)
 
     def task_runs(self, run: str) -> list[dict[str, Any]]:
         return self.server.post("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
