@@ -73,6 +73,14 @@ class Shop:
         assert self.state_of(run)["type"] == "PAUSED", self.state_of(run)
         return run
 
+    def paused_again(self, run: str) -> None:
+        """Waits until a run that was resumed waits for the second time."""
+        wait_for(lambda: self._count_of_pauses(run) > 1, f"the second pause of run {run}")
+
+    def _count_of_pauses(self, run: str) -> int:
+        states = self.server.get(f"/flow_run_states/?flow_run_id={run}")
+        return sum(state["type"] == "PAUSED" for state in states)
+
     def task_runs(self, run: str) -> list[dict[str, Any]]:
         return self.server.post("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
 

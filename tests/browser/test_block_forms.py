@@ -51,7 +51,6 @@ def test_a_saved_block_shows_how_it_is_used_and_masks_its_secrets(window: Window
     window.expect_text(re.compile(r"^\*{8}$"))
     window.shoot(f"block-{name}")
     window.open(f"/blocks/block/{shop.blocks[name]}/edit")
-    expect(
-        window.field("API key" if name == CREDENTIALS else "Secret access key").locator("input, textarea")
-    ).to_have_value("********")
+    box = window.field("API key" if name == CREDENTIALS else "Secret access key").locator("input, textarea")
+    expect(box).to_have_value("********")
     window.expect_nothing_secret()

@@ -10,7 +10,7 @@ from tests.browser.window import Window
 
 pytestmark = [pytest.mark.browser, pytest.mark.prefect]
 
-REASON = re.compile(r"The model refused \(IMAGE_PROHIBITED_CONTENT\) and said: Unable to show the generated image")
+REASON = re.compile(r"The model refused \(IMAGE_PROHIBITED_CONTENT\) and said: Unable to show the")
 COUNTS = "3 images: 2 uploaded, 1 refused."
 
 

@@ -32,7 +32,8 @@ class Window:
     def field(self, title: str) -> Locator:
         """A form's field with its label, description and input."""
         label = self.page.locator("label", has_text=re.compile(rf"^\s*{re.escape(title)}( \(Optional\))?\s*$"))
-        return label.first.locator("xpath=ancestor::*[.//fieldset][1]")
+        around = ".//fieldset" if self.ui == "v2" else "contains(concat(' ', @class, ' '), ' p-label ')"
+        return label.first.locator(f"xpath=ancestor::*[{around}][1]")
 
     def choose(self, title: str, option: str) -> None:
         """Picks an option of a field that has a list of them."""
@@ -41,22 +42,45 @@ class Window:
 
     def unfold(self, title: str) -> None:
         """Opens the list of a field's options."""
-        self.field(title).locator("fieldset").get_by_role("button").first.click()
+        field = self.field(title)
+        if self.ui == "v2":
+            field.locator("fieldset button").first.click()
+        else:  # where a click of no duration opens the list and closes it again
+            field.locator(".p-select-button__control, .p-select-button").first.press("Space")
+
+    def close_list(self) -> None:
+        """Folds a list from which several options can be picked."""
+        self.page.keyboard.press("Escape")
+        expect(self.page.get_by_role("option")).to_have_count(0)
 
     def option(self, name: str) -> Locator:
         """One of the options that are unfolded."""
         return self.page.get_by_role("option", name=name, exact=True)
 
     def follow_the_new_run(self) -> None:
-        """Goes to the run that a form has just started: the new UI goes there itself, the old one offers it."""
-        if self.ui == "v1":
-            self.page.get_by_role("button", name="View run").click()
+        """Goes to the run that a form has just started, as the message about it offers."""
+        self.page.get_by_text("View run").click()
         expect(self.page).to_have_url(re.compile("/runs/flow-run/"))
 
     def tab(self, name: str) -> None:
         """Goes to a tab of a run's page."""
         new, old = self.page.get_by_role("tab", name=name, exact=True), self.page.locator("li.p-tab", has_text=name)
         new.or_(old).first.click()
+
+    def open_dialog(self) -> Locator:
+        """The dialog in which a run that waits is resumed."""
+        if self.ui == "v2":
+            self.page.get_by_role("button", name="Open menu").click()
+            self.page.get_by_role("menuitem", name="Resume").click()
+        else:
+            self.page.get_by_role("button", name="Resume").click()
+        return self.page.get_by_role("dialog")
+
+    def submit_dialog(self) -> None:
+        """Presses the button that resumes, and waits until the dialog is gone."""
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_role("button", name="Resume" if self.ui == "v2" else "Submit", exact=True).click()
+        expect(dialog).to_have_count(0, timeout=PATIENCE_MS)
 
     def expect_pictures(self, place: Locator, count: int) -> None:
         """Waits until so many pictures are there, decoded and of a size that can be seen."""
