@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from opentelemetry import metrics
-
 from n1n_prefect.__about__ import __version__
 from n1n_prefect.images import GeneratedImage, Usage
 
@@ -58,6 +56,8 @@ def called_again(model: str) -> None:
 
 class _Instruments:
     def __init__(self) -> None:
+        from opentelemetry import metrics
+
         meter = metrics.get_meter("n1n_prefect", __version__)
         self.duration = _histogram(
             meter, "gen_ai.client.operation.duration", "s", "How long calls to the gateway take.", _SECONDS
@@ -78,7 +78,7 @@ def _instruments() -> _Instruments:
     return _Instruments()
 
 
-def _histogram(meter: metrics.Meter, name: str, unit: str, description: str, buckets: tuple[float, ...]) -> Any:
+def _histogram(meter: Any, name: str, unit: str, description: str, buckets: tuple[float, ...]) -> Any:
     try:
         return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=buckets)
     except TypeError:  # before opentelemetry-api 1.30 buckets cannot be advised
