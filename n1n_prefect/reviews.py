@@ -1,5 +1,6 @@
 """What a person is asked about images, and what they said: pure values, a form, and the words around it."""
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,11 @@ _MAX_NOTE = 2_000  # characters
 # ── what was decided ─────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
+# Most who import us review nothing, so that their schemas are built when they are first needed.
+_LATER = ConfigDict(defer_build=True)
+
+
+@dataclass(frozen=True, config=_LATER)
 class ReviewedImage:
     """One image, and what was decided about it."""
 
@@ -62,7 +67,7 @@ class ReviewedImage:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_LATER)
 class Review:
     """What was decided about some images. Reviews of several rounds add up: `first + second`."""
 
@@ -112,7 +117,7 @@ class Review:
 # ── what is asked ────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Question:
     """Images to decide about, and the terms."""
 

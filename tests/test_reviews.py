@@ -1,8 +1,9 @@
+import pickle
 import re
 from datetime import datetime, timezone
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from n1n_prefect import ImageOutcome, ImageRequest, Review
 from n1n_prefect.reviews import Question
@@ -102,6 +103,11 @@ class TestReview:
     def test_adds_up_over_rounds(self):
         both = Review() + question().decided({"approve": ["image 1"]}) + question(good(), refused()).undecided()
         assert (len(both.images), len(both.approved), len(both.failed)) == (3, 1, 1)
+
+    def test_travels_as_every_value_does(self):
+        review = question(good(), refused()).decided({"approve": ["image 1"], "reviewer": "Ann"})
+        adapter = TypeAdapter(Review)
+        assert adapter.validate_json(adapter.dump_json(review)) == review == pickle.loads(pickle.dumps(review))
 
     def test_draws_anew_with_the_note_and_never_the_same_again(self):
         requests = [ImageRequest("a fox", aspect_ratio="16:9", sample=sample) for sample in (0, 5)]
