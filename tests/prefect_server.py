@@ -179,6 +179,8 @@ def started_server(home: Path, **settings: str) -> Iterator[PrefectServer]:
         home,
         {
             "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
+            # SQLite's own patience of 10 s is too short where several servers share a machine: "database is locked".
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "120",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "3",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",

@@ -34,6 +34,7 @@ def test_a_person_approves_one_image_and_has_another_drawn_anew(window: Window, 
     window.choose("Regenerate", "image 2")
     window.close_list()
     window.field("Note").locator("textarea").fill("2: at night")
+    window.page.set_viewport_size({"width": 1400, "height": 1600})
     window.shoot("resume-dialog-filled")
     window.submit_dialog()
 
