@@ -1,6 +1,7 @@
 """A browser window on one of Prefect's two UIs, and how a person finds things in it."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,14 @@ class Window:
         return self.page.get_by_role("dialog")
 
     def submit_dialog(self) -> None:
-        """Presses the button that resumes, and waits until the dialog is gone."""
+        """Presses the button that resumes until the dialog is gone; a busy page now and then misses a click."""
         dialog = self.page.get_by_role("dialog")
-        dialog.get_by_role("button", name="Resume" if self.ui == "v2" else "Submit", exact=True).click()
-        expect(dialog).to_have_count(0, timeout=PATIENCE_MS)
+        button = dialog.get_by_role("button", name="Resume" if self.ui == "v2" else "Submit", exact=True)
+        for _ in range(6):
+            button.click()
+            with suppress(AssertionError):
+                return expect(dialog).to_have_count(0, timeout=10_000)
+        raise AssertionError("the dialog stays open")
 
     def expect_pictures(self, place: Locator, count: int) -> None:
         """Waits until so many pictures are there, decoded and of a size that can be seen."""
