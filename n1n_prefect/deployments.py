@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from n1n_prefect.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient  # noqa: TID251
+    from prefect.client.orchestration import SyncPrefectClient
 
 _SCRIPTS = {"n1n-credentials": "blocks/n1n_credentials.py", "s3-image-location": "blocks/s3_image_location.py"}
 
@@ -21,7 +21,7 @@ def saved_blocks(**blocks: str) -> dict[str, dict[str, Any]]:
     By the document's id, since that is what a form in the UI shows as chosen: a reference by
     `block_document_slug` works too, and leaves the form's field empty. An id must not stand in
     a `prefect.yaml` itself, because `prefect deploy` puts the block's contents in its place,
-    the key in clear (seen in 3.8.8 and 3.9.1). What a step returns it leaves alone.
+    the key in clear (seen in 3.9.1; 3.8.8 has the same code). What a step returns it leaves alone.
 
     Args:
         blocks: `type-slug/name` of the saved block for each parameter, such as
@@ -33,7 +33,7 @@ def saved_blocks(**blocks: str) -> dict[str, dict[str, Any]]:
     Raises:
         InvalidRequestError: A block is not saved; the message names it, those that are, and the remedy.
     """
-    from prefect.client.orchestration import get_client  # noqa: TID251 - of no use without Prefect
+    from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         return {parameter: _reference(client, slug) for parameter, slug in blocks.items()}
@@ -45,7 +45,7 @@ def working_folder() -> dict[str, str]:
 
 
 def _reference(client: "SyncPrefectClient", block: str) -> dict[str, Any]:
-    from prefect.exceptions import ObjectNotFound  # noqa: TID251
+    from prefect.exceptions import ObjectNotFound
 
     type_slug, _, name = block.partition("/")
     try:
