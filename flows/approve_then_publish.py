@@ -15,7 +15,7 @@ import n1n_prefect as n1n
 from n1n_prefect import ImageOutcome, ImageRequest, N1nCredentials, S3Location
 from n1n_prefect.catalog import AspectRatio, ImageModel
 
-ROUNDS = 3  # how often the same place in the shelf may be drawn
+ROUNDS = 3  # how often a person is asked at most
 
 
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=8))
@@ -46,10 +46,8 @@ def approve_then_publish(
         on_timeout: What happens then.
     """
     n1n.check_review(pending, published, wait=wait)
-    review, draws = (
-        n1n.Review(),
-        [ImageRequest(prompt, model=model, aspect_ratio=aspect_ratio, sample=sample) for sample in range(candidates)],
-    )
+    review, shape = n1n.Review(), {"model": model, "aspect_ratio": aspect_ratio}
+    draws = [ImageRequest(prompt, **shape, sample=sample) for sample in range(candidates)]
     for left in reversed(range(ROUNDS)):
         images = n1n.generate_image.map(draws, credentials=unmapped(credentials))
         uploads = n1n.upload_image.map(n1n.validate_image.map(images), destination=unmapped(pending))
@@ -64,7 +62,8 @@ def approve_then_publish(
     outcomes = [*n1n.gather_outcomes(copies), *review.set_aside, *review.failed]
     n1n.create_contact_sheet_artifact(outcomes, key="approved-images", title="What came of it")
     n1n.discard_image.map(approved, location=unmapped(pending), published=copies).wait()
-    n1n.discard_image.map([row.uploaded for row in review.set_aside], location=unmapped(pending)).wait()
+    unwanted = [image.uploaded for image in review.rejected + review.to_regenerate]
+    n1n.discard_image.map(unwanted, location=unmapped(pending)).wait()
     return n1n.final_state(outcomes)
 
 

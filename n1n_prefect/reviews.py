@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from n1n_prefect.contact_sheet import dialog_markdown
 from n1n_prefect.images import ImageOutcome, ImageRequest, UploadedImage
 from n1n_prefect.outcomes import has_image
+from n1n_prefect.totals import image_of
 
 Decision = Literal["approve", "reject", "regenerate"]
 OnTimeout = Literal["reject", "approve", "fail"]
@@ -58,13 +59,12 @@ class ReviewedImage:
 
     @property
     def set_aside(self) -> ImageOutcome:
-        """The image as a row of a report, rejected for this reason."""
+        """The image as a row of a report, rejected for this reason; without its object, which is to be discarded."""
         verb = "Rejected" if self.decision == "reject" else "Sent back to be drawn anew"
         who = " since nobody decided in time" if self.decided_by == "timeout" else ""
         who = f" by {self.reviewer}" if self.reviewer else who
-        return replace(
-            self.outcome, status="rejected", reason=f"{verb}{who}" + (f": {self.note}" if self.note else ".")
-        )
+        reason = f"{verb}{who}" + (f": {self.note}" if self.note else ".")
+        return replace(self.outcome, status="rejected", reason=reason, image=image_of(self.outcome), uploaded=None)
 
 
 @dataclass(frozen=True, config=_LATER)

@@ -97,7 +97,8 @@ class TestReview:
             "Rejected by Ann: too dark",
             "Sent back to be drawn anew by Ann.",
         ]
-        assert {row.status for row in said.set_aside} == {"rejected"}
+        assert {(row.status, row.uploaded) for row in said.set_aside} == {("rejected", None)}
+        assert [row.image for row in said.set_aside] == [image.outcome.image for image in said.images]
         assert question().undecided().set_aside[0].reason == "Rejected since nobody decided in time."
 
     def test_adds_up_over_rounds(self):
