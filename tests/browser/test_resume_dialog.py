@@ -52,4 +52,3 @@ def test_a_person_approves_one_image_and_has_another_drawn_anew(window: Window, 
     assert len(_keys(moto_client, shop, "products") - published) == 2
     assert _keys(moto_client, shop, "pending") == set()
     assert len(shop.gateway.ledger.calls) - calls == 5, "four images and one drawn anew are paid"
-    assert shop.gateway.ledger.duplicates() == []

@@ -51,7 +51,10 @@ class Window:
 
     def close_list(self) -> None:
         """Folds a list from which several options can be picked."""
-        self.page.keyboard.press("Escape")
+        if self.ui == "v2":
+            self.page.keyboard.press("Escape")
+        else:
+            self.page.get_by_text("Resume Flow Run", exact=True).click()
         expect(self.page.get_by_role("option")).to_have_count(0)
 
     def option(self, name: str) -> Locator:
