@@ -34,7 +34,7 @@ from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_wo
 from n1n_prefect.run_log import get_logger
 from n1n_prefect.steps import arun, run
 
-_RUN_OUT = "The flow was paused and never resumed."  # how Prefect fails a run whose time is up
+RUN_OUT = "The flow was paused and never resumed."  # how Prefect fails a run whose time is up
 _LONGEST_LOOK = 10.0  # seconds between two looks at the run
 
 
@@ -165,7 +165,7 @@ def review_deadline_automation(
     """
     trigger = EventTrigger(
         expect={"prefect.flow-run.Failed"},
-        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.state-message": _RUN_OUT}),
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.state-message": RUN_OUT}),
         match_related=ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": flow_name}),
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
@@ -253,7 +253,7 @@ class _Asking:
             if state and state.is_running():
                 return kept.decision()
             left = (deadline - _now()).total_seconds()
-            if left <= 0 or (state and state.is_failed() and state.message == _RUN_OUT):
+            if left <= 0 or (state and state.is_failed() and state.message == RUN_OUT):
                 return kept.take_back() or self._expired(kept.question)
             if state and not state.is_paused():
                 raise Abort(f"The run is {state.name} and waits for no decision any more.")

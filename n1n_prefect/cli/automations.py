@@ -101,7 +101,7 @@ def samples(silent_after: timedelta) -> list[Sample]:
         silent_after: How long a run may give no heartbeat before it is taken for dead; at least 10 seconds, and
             more than twice the workers' PREFECT_FLOWS_HEARTBEAT_FREQUENCY.
     """
-    return [_MONEY_OR_KEY, _REFUSED, _OVER_BUDGET, _silent(silent_after), _CRASHED]
+    return [_MONEY_OR_KEY, _REFUSED, _OVER_BUDGET, _silent(silent_after), _CRASHED, _REVIEW_WANTED, _review_expired()]
 
 
 _MONEY_OR_KEY = Sample(
@@ -212,3 +212,50 @@ _CRASHED = Sample(
         },
     ),
 )
+
+_REVIEW_WANTED = Sample(
+    "n1n: review wanted",
+    "Tells when a run waits for a person to decide about its images.",
+    {
+        "type": "event",
+        "match": {"prefect.resource.id": "n1n.review.*"},
+        "expect": ["n1n.review.requested"],
+        "for_each": ["prefect.resource.id"],
+        "posture": "Reactive",
+        "within": 0,
+    },
+    message=(
+        "n1n: flow run {{ flow_run.name }} waits for a decision",
+        "About {{ event.payload.images }} images, until {{ event.payload.deadline }}. Press Resume on its page."
+        + _RUN_LINK,
+    ),
+)
+
+
+def _review_expired() -> Sample:
+    from n1n_prefect.approval import RUN_OUT
+    from n1n_prefect.review_record import EXPIRED
+
+    return Sample(
+        "n1n: review expired",
+        f"Starts a suspended run with the tag {TAG} again when nobody decided about its images in time, so that its "
+        "on_timeout takes effect: Prefect fails such a run, and no process is left that could act.",
+        {
+            "type": "event",
+            "match": {**_A_RUN, "prefect.state-message": RUN_OUT},
+            "match_related": _OUR_RUNS,
+            "expect": ["prefect.flow-run.Failed"],
+            "for_each": ["prefect.resource.id"],
+            "posture": "Reactive",
+            "within": 0,
+        },
+        actions=(
+            {
+                "type": "change-flow-run-state",
+                "state": "SCHEDULED",
+                "name": EXPIRED,
+                "message": "Nobody decided in time; the chosen action is taken.",
+                "force": False,
+            },
+        ),
+    )

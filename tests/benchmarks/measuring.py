@@ -1,5 +1,7 @@
 """How things are measured: in fresh processes, in turns, and as medians, since the machine is shared."""
 
+import ctypes
+import gc
 import json
 import os
 import re
@@ -60,8 +62,16 @@ def median_ratio(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
 
 
+def settled_bytes() -> int:
+    """The memory that this process holds, with what imports took and gave back gone; its peak counts from here."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # glibc's, which would use again what it kept
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is held now
+    return peak_bytes()
+
+
 def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
+    """The most memory that this process has held so far, or since `settled_bytes`."""
     status = Path("/proc/self/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found, "the kernel does not tell VmHWM"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import replies
-from tests.benchmarks.measuring import Line, fresh, in_turns, median_ratio, peak_bytes
+from tests.benchmarks.measuring import Line, fresh, in_turns, median_ratio, peak_bytes, settled_bytes
 from tests.benchmarks.servers import scripted_gateway
 
 CPU_AT_MOST = 1.0  # times json.loads + b64decode + sha256 on the same body
@@ -71,7 +71,7 @@ def _peak(what: str, peaks: list[int], length: int) -> Line:
 def parsed_memory(path: str) -> int:
     """Peak bytes that reading a reply adds; runs in a fresh process."""
     sha256_by_us(replies.as_json(_TINY))
-    before = peak_bytes()
+    before = settled_bytes()
     sha256_by_us(Path(path).read_bytes())
     return peak_bytes() - before
 
@@ -89,7 +89,7 @@ def paid_memory(base_url: str, stream: bool) -> int:
 
     credentials = N1nCredentials(api_key="sk-benchmark", base_url=base_url)
     generate_image.fn("warm up", credentials=credentials, stream=stream)
-    before = peak_bytes()
+    before = settled_bytes()
     image = generate_image.fn("a red fox", credentials=credentials, stream=stream)
     added = peak_bytes() - before
     assert hashlib.sha256(image.read_bytes()).hexdigest() == image.sha256

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from n1n_prefect.approval import RUN_OUT
+from n1n_prefect.review_record import EXPIRED
 from tests.prefect_server import PrefectServer, wait_for
 
 pytestmark = pytest.mark.prefect
@@ -126,16 +128,23 @@ def acted_on(server: PrefectServer, run: str) -> list[str]:
     ]
 
 
-def heartbeat(server: PrefectServer, run: str, *tags: str) -> None:
-    related = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in tags]
-    event = {
+def send(
+    server: PrefectServer, event: str, resource: dict, *, related: list[dict], payload: dict | None = None
+) -> None:
+    said = {
         "id": str(uuid.uuid4()),
         "occurred": datetime.now(timezone.utc).isoformat(),
-        "event": "prefect.flow-run.heartbeat",
-        "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+        "event": event,
+        "resource": resource,
         "related": related,
+        "payload": payload or {},
     }
-    httpx.post(f"{server.api_url}/events", json=[event], timeout=30).raise_for_status()
+    httpx.post(f"{server.api_url}/events", json=[said], timeout=30).raise_for_status()
+
+
+def heartbeat(server: PrefectServer, run: str, *tags: str) -> None:
+    related = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in tags]
+    send(server, "prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run}"}, related=related)
 
 
 class TestPeopleAreTold:
@@ -173,6 +182,30 @@ class TestPeopleAreTold:
         wait_for(lambda: hook.about(run), "the notification")
         (message,) = hook.about(run)
         assert message["text"].startswith(f"n1n: image refused in flow run {run} | ")
+
+
+class TestReviews:
+    def test_people_are_told_of_one_that_is_wanted(self, server, hook, deployment):
+        run = run_of(server, deployment)
+        send(
+            server,
+            "n1n.review.requested",
+            {"prefect.resource.id": f"n1n.review.{run}.review"},
+            related=[{"prefect.resource.id": f"prefect.flow-run.{run}", "prefect.resource.role": "flow-run"}],
+            payload={"images": 3, "deadline": "2030-01-01T12:00:00+00:00"},
+        )
+        name = server.get(f"/flow_runs/{run}")["name"]
+        wait_for(lambda: hook.about(name), "the notification")
+        told = hook.about(name)[0]["text"]
+        assert told.startswith(f"n1n: flow run {name} waits for a decision | About 3 images, until 2030-01-01T12:00:00")
+
+    def test_one_whose_time_is_up_starts_the_run_again(self, server, deployment):
+        run, other = run_of(server, deployment), run_of(server, deployment)
+        set_state(server, other, "FAILED", message="Something else.")
+        set_state(server, run, "FAILED", message=RUN_OUT)
+        wait_for(lambda: is_in(server, run, "SCHEDULED"), "the run to be scheduled again")
+        assert state_of(server, run)["name"] == EXPIRED
+        assert is_in(server, other, "FAILED")
 
 
 class TestBudget:
