@@ -50,7 +50,7 @@ def create_contact_sheet_artifact(
         outcomes: What to show, as for `contact_sheet_markdown`.
         key: The artifact's key: lower-case letters, digits and dashes. Each call adds a version.
         title: A heading.
-        description: Shown beside the artifact, as Markdown.
+        description: Shown beside the artifact, as Markdown; the run's sums in words, if not given.
         show_prompts: Whether the first 80 characters of each prompt are shown.
 
     Raises:
@@ -211,7 +211,7 @@ class _Sheet:
         return ArtifactCreate(
             type="markdown",
             key=self.key,
-            description=self.description,
+            description=self.description or str(Totals.of(outcomes)),
             data=contact_sheet_markdown(outcomes, title=self.title, show_prompts=self.show_prompts),
             task_run_id=ids[0],
             flow_run_id=ids[1],

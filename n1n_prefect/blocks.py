@@ -236,8 +236,8 @@ class S3Location(CarefulBlock):
     storage_class: str = Field(
         default="", description="Such as STANDARD_IA or INTELLIGENT_TIERING. Empty for the bucket's default."
     )
-    server_side_encryption: Literal["", "AES256", "aws:kms"] = Field(
-        default="", description="Encryption at rest. Empty for the bucket's default."
+    server_side_encryption: Literal["default", "AES256", "aws:kms"] = Field(
+        default="default", description="Encryption at rest; default is what the bucket says."
     )
     kms_key_id: str = Field(
         default="",
@@ -301,6 +301,11 @@ class S3Location(CarefulBlock):
     @classmethod
     def _usable_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         return checked_role_options(options)
+
+    @field_validator("server_side_encryption", mode="before")
+    @classmethod
+    def _default_encryption(cls, value: Any) -> Any:
+        return value or "default"  # as earlier releases stored it
 
     @field_validator(
         "aws_access_key_id",
@@ -513,7 +518,7 @@ class S3Location(CarefulBlock):
     def _extra_args(self) -> dict[str, str]:
         given = {
             "StorageClass": self.storage_class,
-            "ServerSideEncryption": self.server_side_encryption,
+            "ServerSideEncryption": self.server_side_encryption.replace("default", ""),
             "SSEKMSKeyId": self.kms_key_id,
             "Tagging": urlencode(self.tags),
         }

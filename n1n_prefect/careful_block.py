@@ -21,7 +21,11 @@ class CarefulBlock(Block, ABC):
         InvalidRequestError: A field is unknown or its value unusable; the message names it and the remedy.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        hide_input_in_errors=True,
+        # In a form, beside titles that are written by hand; pydantic's own has Every Word Like This.
+        field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
+    )
 
     def __init__(self, **fields: Any) -> None:
         initialize = super().__init__

@@ -297,8 +297,12 @@ def _plain(text: str, length: int) -> str:
 
 
 def _address(uri: str) -> str:
-    """An address as code, to be copied; as text where it holds what could end the code."""
-    return f"`{uri}`" if re.fullmatch(r"[\w.~/:+=@,%'-]+", uri) else _plain(uri, 1100)
+    """An address as code, in a line for the folder and one for the name, since a page cuts what is longer; as
+    text where it holds what could end the code."""
+    if not re.fullmatch(r"[\w.~/:+=@,%'-]+", uri):
+        return _plain(uri, 1100)
+    folder, slash, name = uri.rpartition("/")
+    return _lines(*(f"`{part}`" for part in (folder + slash, name) if part))
 
 
 def _console_link(uploaded: UploadedImage) -> str:

@@ -12,7 +12,7 @@ from n1n_prefect.errors import InvalidRequestError
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-_SCRIPTS = {"n1n-credentials": "blocks/n1n_credentials.py", "s3-image-location": "blocks/s3_image_location.py"}
+_OPTIONS = {"n1n-credentials": "--credentials", "s3-image-location": "--location"}
 
 
 def saved_blocks(**blocks: str) -> dict[str, dict[str, Any]]:
@@ -61,8 +61,8 @@ def _missing(client: "SyncPrefectClient", type_slug: str, name: str) -> str:
     near = difflib.get_close_matches(name, saved, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     known = f"Saved are: {', '.join(saved)}." if saved else "None of this type is saved yet."
-    script = _SCRIPTS.get(type_slug)
-    remedy = f"Save it with `python {script}` or in the UI" if script else "Save it in the UI"
+    option = _OPTIONS.get(type_slug)
+    remedy = f"Save it with `n1n-prefect setup {option} {name}` or in the UI" if option else "Save it in the UI"
     return (
         f"There is no block {type_slug}/{name} at {client.api_url}; {hint}{known} {remedy}, or name another where the "
         "deployment is written."

@@ -98,9 +98,13 @@ def final_state(outcomes: Iterable[ImageOutcome]) -> Any:
         return Failed(name="OverBudget", message=message, data=errors.BudgetExceededError(message))
     bad = [outcome for outcome in ended if not has_image(outcome) and outcome.status != "rejected"]
     if bad and not any(map(has_image, ended)):
-        message = f"{message} The first reason: {bad[0].reason}{_how_to_go_on()}"
+        hint = _how_to_go_on() if any(outcome.status not in _REPLAYED for outcome in bad) else ""
+        message = f"{message} The first reason: {bad[0].reason}{hint}"
         return Failed(message=message, data=errors.N1nError(message))
     return Completed(message=message, data=ended)
+
+
+_REPLAYED = ("refused", "no_image", "invalid")  # the same again from the journal, however often the run is started
 
 
 def has_image(outcome: ImageOutcome) -> bool:

@@ -40,7 +40,7 @@ class TestSavedBlocks:
         said = str(refused.value)
         assert "There is no block n1n-credentials/prodution at http" in said
         assert "did you mean 'production'?" in said
-        assert "python blocks/n1n_credentials.py" in said
+        assert "n1n-prefect setup --credentials" in said
 
     @pytest.mark.parametrize("block", ["redis-database/budget", "no-such-type/any", "without-a-name"])
     def test_one_of_a_type_that_nobody_has_saved(self, block, prefect_api):

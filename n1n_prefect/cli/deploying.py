@@ -1,5 +1,7 @@
 """Makes the deployments of a `prefect.yaml` by Prefect's own command, and says which changed."""
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 _PAGE = 200
+_ERROR = re.compile(r"n1n_prefect\.errors\.\w+: ")  # the last line of a traceback
 _WHAT_IT_SAYS = (
     "entrypoint", "path", "parameters", "tags", "description", "work_pool_name", "work_queue_name", "job_variables",
     "pull_steps", "global_concurrency_limit", "concurrency_options", "enforce_parameter_schema",
@@ -67,12 +70,19 @@ def _names_in(file: Path) -> list[str]:
 def _run(file: Path) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file.name]
     done = subprocess.run(  # noqa: S603 - Prefect's own command
-        command, cwd=file.resolve().parent, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+        command, cwd=file.resolve().parent, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        env={**os.environ, "PREFECT_CLI_WRAP_LINES": "false", "PREFECT_CLI_COLORS": "false"},
+    )  # fmt: skip
     if done.returncode:
-        said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        last = without_secrets(" ".join(said[-3:]))[:400]
-        raise InvalidRequestError(f"Prefect could not deploy {str(file)!r}: {last}")
+        why = _why(f"{done.stdout}\n{done.stderr}")
+        raise InvalidRequestError(f"Prefect could not deploy {str(file)!r}: {why}")
+
+
+def _why(said: str) -> str:
+    """What an error of a build step says, below which Prefect shows its own; else the last three lines."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    ours = next((line for line in reversed(lines) if _ERROR.match(line)), "")
+    return without_secrets(_ERROR.sub("", ours) or " ".join(lines[-3:]))[:600]
 
 
 def _on_server(client: "SyncPrefectClient") -> dict[str, Any]:

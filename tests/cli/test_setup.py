@@ -269,6 +269,11 @@ class TestDeployments:
                 "deployments:\n  - name: x\n    entrypoint: nowhere.py:flow\n    work_pool: {name: p}",
                 "could not deploy",
             ),
+            (
+                "build:\n- n1n_prefect.deployments.saved_blocks: {credentials: n1n-credentials/nobody-s}\n"
+                "deployments:\n- {name: x, entrypoint: flow.py:small, work_pool: {name: p}}",
+                "There is no block n1n-credentials/nobody-s",
+            ),
         ],
     )
     def test_a_file_that_is_none(self, setup, tmp_path, content, said):

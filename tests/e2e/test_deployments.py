@@ -79,7 +79,7 @@ class TestDeployed:
         )
         assert "There is no block n1n-credentials/defualt" in said
         assert "did you mean 'default'?" in said
-        assert "blocks/n1n_credentials.py" in said
+        assert "n1n-prefect setup --credentials" in said
 
 
 class TestKubernetes:
