@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.shop import Shop, opened_shop
 from tests.browser.window import PATIENCE_MS, SCREENSHOTS, Window, only_from, watch
@@ -25,6 +25,7 @@ _ARGUMENTS = (
 )
 _LOGO = Path(__file__).parents[2] / "docs" / "logo.png"
 _FAILED = pytest.StashKey[bool]()
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def _chromium() -> str:

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from n1n_prefect.catalog import AspectRatio, ImageModel
 from tests.browser.shop import CREDENTIALS, DESTINATION, Shop
-from tests.browser.window import PATIENCE_MS, Window
+from tests.browser.window import Window
 
 pytestmark = [pytest.mark.browser, pytest.mark.prefect]
 
@@ -55,7 +55,7 @@ def test_a_run_is_started_from_the_form_and_watched_to_its_end(window: Window, s
     window.shoot("deployment-form", whole=True)
     window.page.get_by_role("button", name="Submit").click()
     window.follow_the_new_run()
-    expect(window.page.get_by_text("Completed").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(window.page.get_by_text("Completed").first).to_be_visible()
     window.tab("Details")
     window.expect_text(re.compile("2 images: 2 uploaded"))
     window.shoot("run-from-the-form")

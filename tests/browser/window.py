@@ -28,7 +28,7 @@ class Window:
 
     def expect_text(self, text: str | re.Pattern[str], *, inside: Locator | None = None) -> None:
         """Waits until a text can be seen."""
-        expect((inside or self.page.locator("body")).get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+        expect((inside or self.page.locator("body")).get_by_text(text).first).to_be_visible()
 
     def field(self, title: str) -> Locator:
         """A form's field with its label, description and input."""
@@ -93,7 +93,7 @@ class Window:
     def expect_pictures(self, place: Locator, count: int) -> None:
         """Waits until so many pictures are there, decoded and of a size that can be seen."""
         pictures = place.locator("img[src^='data:image/']")
-        expect(pictures).to_have_count(count, timeout=PATIENCE_MS)
+        expect(pictures).to_have_count(count)
         for picture in pictures.all():
             picture.scroll_into_view_if_needed()
             seen = picture.evaluate("async img => { await img.decode(); return [img.naturalWidth, img.width] }")
