@@ -33,6 +33,13 @@ pytest_plugins = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow whatever asks for a server process of its own."""
+    for item in items:
+        if {"prefect_server", "setup_server"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_unconfigure() -> None:
     """Leaves nothing behind."""
     shutil.rmtree(_HOME, ignore_errors=True)

@@ -9,7 +9,6 @@ import pytest
 from tests.prefect_server import PrefectServer
 
 
-@pytest.mark.slow
 @pytest.mark.prefect
 def test_the_server_answers_and_tells_its_page_where(prefect_server: PrefectServer) -> None:
     assert prefect_server.get("/health") is True
