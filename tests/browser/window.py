@@ -61,11 +61,6 @@ class Window:
         """One of the options that are unfolded."""
         return self.page.get_by_role("option", name=name, exact=True)
 
-    def follow_the_new_run(self) -> None:
-        """Goes to the run that a form has just started, as the message about it offers."""
-        self.page.get_by_text("View run").click()
-        expect(self.page).to_have_url(re.compile("/runs/flow-run/"))
-
     def tab(self, name: str) -> None:
         """Goes to a tab of a run's page."""
         new, old = self.page.get_by_role("tab", name=name, exact=True), self.page.locator("li.p-tab", has_text=name)
