@@ -3,6 +3,7 @@
 Prefect reads its settings when it is first imported, so the environment is set before.
 """
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -33,11 +34,35 @@ pytest_plugins = [
 ]
 
 
+def _has_own_server(item: object) -> bool:
+    return bool({"prefect_server", "setup_server"} & {*getattr(item, "fixturenames", ())})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks as slow whatever asks for a server process of its own."""
     for item in items:
-        if {"prefect_server", "setup_server"} & {*getattr(item, "fixturenames", ())}:
+        if _has_own_server(item):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def events_go_to_the_server_of_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Prefect's worker for events stays with the server that it met first, and would take later ones there."""
+    if not _has_own_server(request.node):
+        yield
+        return
+    _drain_events()
+    yield
+    _drain_events()
+
+
+def _drain_events() -> None:
+    from prefect.events.worker import EventsWorker
+
+    try:
+        asyncio.get_running_loop()  # a browser's; such tests emit nothing from here
+    except RuntimeError:
+        EventsWorker.drain_all(timeout=30)
 
 
 def pytest_unconfigure() -> None:
