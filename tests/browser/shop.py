@@ -48,16 +48,6 @@ class Shop:
         path = f"/deployments/{self.deployment(flow)}/create_flow_run"
         return self.server.post(path, parameters=given, state={"type": "SCHEDULED"})["id"]
 
-    def runs_of(self, flow: str) -> set[str]:
-        """The ids of all runs of a served flow."""
-        wanted = {"id": {"any_": [self.deployment(flow)]}}
-        return {run["id"] for run in self.server.post("/flow_runs/filter", deployments=wanted)}
-
-    def run_beside(self, known: set[str], flow: str = "generate-to-s3") -> str:
-        """The one run that somebody has started beside those that are known, once it is there."""
-        (run,) = wait_for(lambda: self.runs_of(flow) - known, "a new run")
-        return run
-
     def _reference(self, value: Any) -> Any:
         known = isinstance(value, str) and value in self.blocks
         return {"$ref": {"block_document_id": self.blocks[value]}} if known else value

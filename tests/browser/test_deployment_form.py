@@ -47,16 +47,16 @@ def test_what_can_be_chosen_is_offered(window: Window, shop: Shop, title: str, o
 
 
 def test_a_run_is_started_from_the_form_and_watched_to_its_end(window: Window, shop: Shop) -> None:
-    runs, calls = shop.runs_of("generate-to-s3"), len(shop.gateway.ledger.calls)
+    calls = len(shop.gateway.ledger.calls)
     window.open(f"/deployments/deployment/{shop.deployment('generate-to-s3')}/run")
     _add_prompts(window)
     window.choose("credentials", CREDENTIALS)
     window.choose("destination", DESTINATION)
     window.choose("aspect_ratio", "16:9")
     window.shoot("deployment-form", whole=True)
-    window.page.get_by_role("button", name="Submit").click()
-    run = shop.run_beside(runs)
-    window.open(f"/runs/flow-run/{run}")
+    with window.page.expect_response(re.compile("/create_flow_run$")) as created:
+        window.page.get_by_role("button", name="Submit").click()
+    window.open(f"/runs/flow-run/{created.value.json()['id']}")
     expect(window.page.get_by_text("Completed").first).to_be_visible()
     window.tab("Details")
     window.expect_text(re.compile("2 images: 2 uploaded"))
