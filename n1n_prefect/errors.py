@@ -229,10 +229,10 @@ _SENTENCES: dict[Charged, str] = {
     "unknown": "It may have been charged.",
 }
 _ENDING = re.compile(
-    r"\s*(?:(?P<no>Not charged\.)|(?P<unknown>It may have been charged\.)"
-    r"|(?P<yes>Charged\.|(?:Charged|Paid for earlier); the image is kept at .*))$",
-    re.DOTALL,
+    r"\s*(?:(?P<no>Not charged\.)|(?P<unknown>It may have been charged\.)|(?P<yes>(?:Charged|Paid for earlier)\.))$"
 )
+# The last one: a model may have said the same words.
+_KEPT = re.compile(r"(.*)(?:Charged|Paid for earlier); the image is kept at .*", re.DOTALL)
 # What messages of ours say themselves, so that nobody reads it twice.
 _NOTHING_SPENT = re.compile(r"\bnothing was (spent|sent|paid|charged|made)\b", re.IGNORECASE)
 _MAYBE_SPENT = re.compile(r"\bmay have been (billed|paid|charged)\b|\bprobably made and billed\b", re.IGNORECASE)
@@ -243,7 +243,8 @@ def charge_in_words(error: N1nError) -> str:
     kept = getattr(error.image, "uri", "")
     if kept:
         paid = "Paid for earlier" if getattr(error.image, "reused", False) else "Charged"
-        return f"{paid}; the image is kept at {kept}"
+        # That it is kept is just what a StagingError doubts.
+        return f"{paid}." if isinstance(error, StagingError) else f"{paid}; the image is kept at {kept}"
     charged = charged_in_all(error)
     return "" if _said_of_charge(error.message) == charged else _SENTENCES[charged]
 
@@ -257,7 +258,8 @@ def charge_read(words: str) -> tuple[str, Charged | None]:
     """What `str` gave for a reported error, taken apart: its reason, and what it cost if that is said."""
     found = _ENDING.search(words)
     if found is None:
-        return words, _said_of_charge(words)
+        kept = _KEPT.fullmatch(words)
+        return (kept[1].rstrip(), "yes") if kept else (words, _said_of_charge(words))
     charged: Charged = "no" if found["no"] else "unknown" if found["unknown"] else "yes"
     return words[: found.start()], charged
 

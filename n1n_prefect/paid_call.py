@@ -198,7 +198,16 @@ class PaidCall:
 
     def _ended_elsewhere(self, number: int) -> Steps:
         """The image of a reply that another process has taken out of the spool and staged."""
-        there = yield from journal.answer(self.key, number)
+        try:
+            there = yield from journal.answer(self.key, number)
+        except errors.StagingError as error:
+            # Its own words are those of before a call, when nothing was spent.
+            raise errors.StagingError(
+                "The reply vanished from the spool on the local disk, and the journal, which may say where another "
+                f"process staged it, cannot be read{_why(error)}. Make the result storage readable and run again.",
+                charged="unknown",
+                is_transient=error.is_transient,
+            ) from error.__cause__
         if there is not None and there.outcome == "image":
             return _reused(there)
         raise errors.StagingError("The reply vanished from the spool on the local disk.", charged="unknown")
@@ -341,6 +350,11 @@ def _may_have_cost(attempt: Attempt) -> bool:
     """Whether an attempt without an image was, or may have been, charged."""
     charged = attempt.record.get("error", {}).get("charged", "no")
     return attempt.outcome in MAYBE_PAID or (attempt.outcome != "image" and charged != "no")
+
+
+def _why(error: N1nError) -> str:
+    cause = error.__cause__
+    return f" ({type(cause).__name__}: {errors.without_secrets(str(cause))})" if cause else ""
 
 
 def _name_models(error: N1nError, models: list[str]) -> None:

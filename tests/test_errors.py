@@ -239,6 +239,23 @@ class TestChargeInWords:
         error.image = generated(reused=True)
         assert errors.charge_in_words(error) == f"Paid for earlier; the image is kept at {generated().uri}"
 
+    def test_an_image_that_may_not_be_kept_is_not_said_to_be(self):
+        error = errors.StagingError("The original is gone.")
+        error.image = generated()
+        assert errors.charge_in_words(error) == "Charged."
+        error.image = generated(reused=True)
+        error.charge = errors.charge_in_words(error)
+        assert error.charge == "Paid for earlier."
+        assert errors.charge_read(str(error)) == ("The original is gone.", "yes")
+
+    def test_a_model_that_says_the_same_does_not_cut_the_reason(self):
+        error = errors.ImageValidationError("The model said: Charged; the image is kept at sea. It is too small.")
+        error.image = generated(uri="file:///a folder/fox.png")
+        error.charge = errors.charge_in_words(error)
+        assert errors.charge_read(str(error)) == (error.message, "yes")
+        error.charge = "Charged."
+        assert errors.charge_read(str(error)) == (error.message, "yes")
+
     def test_an_earlier_call_that_was_lost(self):
         error = errors.RateLimitError("Too many calls.")
         error.possible_duplicates = 1
