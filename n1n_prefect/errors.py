@@ -26,6 +26,8 @@ from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
+from n1n_prefect.masking import without_secrets
+
 Charged = Literal["no", "yes", "unknown"]
 
 
@@ -271,45 +273,7 @@ def _said_of_charge(message: str) -> Charged | None:
     return "no" if nothing else "unknown"
 
 
-# ── secrets ──────────────────────────────────────────────────────────────────
-
-_KEY_LIKE = re.compile(
-    r"\b(sk-|AIza)[\w-]{8,}"
-    r"|(?<=Bearer )[\w.+/=-]{8,}"
-    r"|(?<=[?&]key=)[^&\s\"']+"
-    r"|(?<=://)[^\s/?#@\"']+(?=@)"
-)
-_SHORTEST, _MOST = 8, 256
-_remembered: tuple[str, ...] = ()
-
-
-def remember_secret(secret: str) -> None:
-    """Lets `without_secrets` mask a secret of a client of this process, wherever it is echoed from.
-
-    Those of less than 8 characters are not, since they would be found in innocent words; of more than 256 the
-    first ones are forgotten.
-    """
-    global _remembered  # noqa: PLW0603 - replaced as a whole, so that other threads see the old one or the new one
-    if len(secret) >= _SHORTEST and secret not in _remembered:
-        _remembered = (*_remembered, secret)[-_MOST:]
-
-
-def without_secrets(text: str, *secrets: str) -> str:
-    """The text with the given and the remembered secrets, and whatever looks like an API key, masked."""
-    # The longest first: one may be the beginning of another.
-    for secret in sorted({*secrets, *_remembered}, key=len, reverse=True):
-        if secret:
-            text = text.replace(secret, "***")
-    return _KEY_LIKE.sub("***", text)
-
-
-def without_secrets_in(exc: BaseException) -> BaseException:
-    """The exception, with secrets masked in its words and in those of all that led to it, which a traceback shows."""
-    link: BaseException | None = exc
-    while link is not None:
-        link.args = tuple(without_secrets(word) if isinstance(word, str) else word for word in link.args)
-        link = link.__cause__ or link.__context__
-    return exc
+# ── in words, without secrets ────────────────────────────────────────────────
 
 
 def masked(error: N1nError, *secrets: str) -> N1nError:

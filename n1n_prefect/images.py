@@ -18,7 +18,8 @@ from pydantic import ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import catalog
-from n1n_prefect.errors import Charged, InvalidRequestError, without_secrets
+from n1n_prefect.errors import Charged, InvalidRequestError
+from n1n_prefect.masking import without_secrets
 
 DEFAULT_MODEL = "gemini-2.5-flash-image"
 OUTCOME_STATUSES = (

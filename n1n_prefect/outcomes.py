@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 from n1n_prefect import errors
 from n1n_prefect.errors import N1nError
 from n1n_prefect.images import GeneratedImage, ImageOutcome, OutcomeStatus, UploadedImage, excerpt
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.totals import Totals
 
 _STATUSES: tuple[tuple[type[N1nError], OutcomeStatus], ...] = (
@@ -154,7 +155,7 @@ def _words_of(result: object) -> str:
         words = str(result)
     except Exception:  # noqa: BLE001 - an error that cannot say what it is
         words = ""
-    return excerpt(errors.without_secrets(f"{type(result).__name__}: {words}"), 500)
+    return excerpt(without_secrets(f"{type(result).__name__}: {words}"), 500)
 
 
 def _row(

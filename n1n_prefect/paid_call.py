@@ -18,6 +18,7 @@ from n1n_prefect.errors import N1nError
 from n1n_prefect.images import GeneratedImage, Spending, excerpt
 from n1n_prefect.inspection import NotAnImageError, inspect
 from n1n_prefect.journal import MAYBE_PAID, NO_IMAGE, Attempt, Outcome, count
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.pricing import Price, cost_usd, estimate_usd
 from n1n_prefect.sources import LoadedRequest
 from n1n_prefect.spool import SpooledReply
@@ -354,7 +355,7 @@ def _may_have_cost(attempt: Attempt) -> bool:
 
 def _why(error: N1nError) -> str:
     cause = error.__cause__
-    return f" ({type(cause).__name__}: {errors.without_secrets(str(cause))})" if cause else ""
+    return f" ({type(cause).__name__}: {without_secrets(str(cause))})" if cause else ""
 
 
 def _name_models(error: N1nError, models: list[str]) -> None:

@@ -24,9 +24,10 @@ from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.results import get_result_store
 from prefect.settings import get_current_settings
 
-from n1n_prefect.errors import JournalUnreadableError, StagingError, without_secrets, without_secrets_in
+from n1n_prefect.errors import JournalUnreadableError, StagingError
 from n1n_prefect.images import GeneratedImage
 from n1n_prefect.journal import PREFIX, Storage
+from n1n_prefect.masking import without_secrets, without_secrets_in
 
 # ── storages ─────────────────────────────────────────────────────────────────
 
