@@ -67,7 +67,7 @@ _MAX_NAME_BYTES = 64
 
 def kind_of(error: BaseException) -> EventKind:
     """What an error means for its image."""
-    return _KINDS.get(type(error), "failed")
+    return next((kind for known, kind in _KINDS.items() if isinstance(error, known)), "failed")
 
 
 def emit(
