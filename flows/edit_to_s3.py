@@ -8,6 +8,7 @@ import argparse
 import asyncio
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from prefect import flow
 from pydantic import Field
@@ -44,13 +45,18 @@ async def edit_to_s3(
                 credentials=credentials,
                 source=destination,
                 destination=destination,
-                metadata={"edited-from": PurePosixPath(image).name},
+                metadata={"edited-from": name_of(image)},
             )
         )
         for image in images
     ]
     await n1n.acreate_contact_sheet_artifact(edits, key="edited-images", title="Edited images")
     return n1n.final_state(await asyncio.gather(*edits))
+
+
+def name_of(image: str) -> str:
+    """The file's name, without an address's query, which may hold a signature."""
+    return PurePosixPath(urlsplit(image).path if image.lower().startswith("https://") else image).name
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from n1n_prefect import errors
+from n1n_prefect.masking import without_secrets
 
 MAX_TIMEOUT_SECONDS = 2_147_483
 """24 days, the longest that a socket can wait."""
@@ -93,8 +93,8 @@ def _check_host(url: httpx.URL) -> None:
 
 def shown(value: object) -> str:
     """A value as an error may repeat it: at most 80 characters, and nothing that looks like a key."""
-    text = repr(errors.without_secrets(value) if isinstance(value, str) else value)
-    text = errors.without_secrets(text)
+    text = repr(without_secrets(value) if isinstance(value, str) else value)
+    text = without_secrets(text)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 

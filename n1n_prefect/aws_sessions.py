@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, DeferredRefreshableCredentials
 from botocore.session import Session as BotocoreSession
 
-from n1n_prefect.errors import remember_secret
+from n1n_prefect.masking import remember_secret
 
 _USUAL_SECONDS = 3600
 # Calls wait for STS; what it refuses for a moment is tried again by whoever makes them.
@@ -67,7 +67,7 @@ class _RoleProvider(CredentialProvider):
         """What STS gives, in the words of botocore's refreshable credentials."""
         answer = self.source.client("sts", config=_BRIEF).assume_role(**self.role)["Credentials"]
         for secret in (answer["SecretAccessKey"], answer["SessionToken"]):
-            remember_secret(secret)
+            remember_secret(secret, is_temporary=True)
         return {
             "access_key": answer["AccessKeyId"],
             "secret_key": answer["SecretAccessKey"],

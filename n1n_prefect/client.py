@@ -22,6 +22,7 @@ from n1n_prefect.addresses import checked_api_key, checked_base_url, checked_tim
 from n1n_prefect.https import fetch_https
 from n1n_prefect.images import ImageRequest, ImageSource, as_request
 from n1n_prefect.log_guard import guard_logs
+from n1n_prefect.masking import remember_secret
 from n1n_prefect.sending import Sending, translated
 from n1n_prefect.sources import LoadedRequest, as_sources, load_request
 from n1n_prefect.wire import billing, failure, gemini
@@ -188,7 +189,7 @@ class _Common:
             self._http = self._connect(
                 base_url=self.base_url, timeout=_timeout(timeout_seconds), **_options(transport, http2)
             )
-        errors.remember_secret(self._api_key)
+        remember_secret(self._api_key)
         guard_logs()
 
     def _connect(self, **options: Any) -> Any:

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
-from n1n_prefect.errors import without_secrets
 from n1n_prefect.images import GeneratedImage, ImageOutcome, UploadedImage, excerpt
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.outcomes import gather_outcomes, has_image
 from n1n_prefect.run_log import get_logger
 from n1n_prefect.thumbnails import MAX_BYTES, data_uri, thumbnail

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from threading import Semaphore
 from typing import Any
 
-from n1n_prefect.errors import InvalidRequestError, N1nError, without_secrets
+from n1n_prefect.errors import InvalidRequestError, N1nError
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.settings import BLOCK_PREFIX
 
 SETTING = "PREFECT_INTEGRATIONS_N1N_BUDGET_STORE"

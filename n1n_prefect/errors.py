@@ -26,6 +26,8 @@ from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
+from n1n_prefect.masking import without_secrets
+
 Charged = Literal["no", "yes", "unknown"]
 
 
@@ -229,10 +231,10 @@ _SENTENCES: dict[Charged, str] = {
     "unknown": "It may have been charged.",
 }
 _ENDING = re.compile(
-    r"\s*(?:(?P<no>Not charged\.)|(?P<unknown>It may have been charged\.)"
-    r"|(?P<yes>Charged\.|(?:Charged|Paid for earlier); the image is kept at .*))$",
-    re.DOTALL,
+    r"\s*(?:(?P<no>Not charged\.)|(?P<unknown>It may have been charged\.)|(?P<yes>(?:Charged|Paid for earlier)\.))$"
 )
+# The last one: a model may have said the same words.
+_KEPT = re.compile(r"(.*)(?:Charged|Paid for earlier); the image is kept at .*", re.DOTALL)
 # What messages of ours say themselves, so that nobody reads it twice.
 _NOTHING_SPENT = re.compile(r"\bnothing was (spent|sent|paid|charged|made)\b", re.IGNORECASE)
 _MAYBE_SPENT = re.compile(r"\bmay have been (billed|paid|charged)\b|\bprobably made and billed\b", re.IGNORECASE)
@@ -243,7 +245,8 @@ def charge_in_words(error: N1nError) -> str:
     kept = getattr(error.image, "uri", "")
     if kept:
         paid = "Paid for earlier" if getattr(error.image, "reused", False) else "Charged"
-        return f"{paid}; the image is kept at {kept}"
+        # That it is kept is just what a StagingError doubts.
+        return f"{paid}." if isinstance(error, StagingError) else f"{paid}; the image is kept at {kept}"
     charged = charged_in_all(error)
     return "" if _said_of_charge(error.message) == charged else _SENTENCES[charged]
 
@@ -257,7 +260,8 @@ def charge_read(words: str) -> tuple[str, Charged | None]:
     """What `str` gave for a reported error, taken apart: its reason, and what it cost if that is said."""
     found = _ENDING.search(words)
     if found is None:
-        return words, _said_of_charge(words)
+        kept = _KEPT.fullmatch(words)
+        return (kept[1].rstrip(), "yes") if kept else (words, _said_of_charge(words))
     charged: Charged = "no" if found["no"] else "unknown" if found["unknown"] else "yes"
     return words[: found.start()], charged
 
@@ -269,45 +273,7 @@ def _said_of_charge(message: str) -> Charged | None:
     return "no" if nothing else "unknown"
 
 
-# ── secrets ──────────────────────────────────────────────────────────────────
-
-_KEY_LIKE = re.compile(
-    r"\b(sk-|AIza)[\w-]{8,}"
-    r"|(?<=Bearer )[\w.+/=-]{8,}"
-    r"|(?<=[?&]key=)[^&\s\"']+"
-    r"|(?<=://)[^\s/?#@\"']+(?=@)"
-)
-_SHORTEST, _MOST = 8, 256
-_remembered: tuple[str, ...] = ()
-
-
-def remember_secret(secret: str) -> None:
-    """Lets `without_secrets` mask a secret of a client of this process, wherever it is echoed from.
-
-    Those of less than 8 characters are not, since they would be found in innocent words; of more than 256 the
-    first ones are forgotten.
-    """
-    global _remembered  # noqa: PLW0603 - replaced as a whole, so that other threads see the old one or the new one
-    if len(secret) >= _SHORTEST and secret not in _remembered:
-        _remembered = (*_remembered, secret)[-_MOST:]
-
-
-def without_secrets(text: str, *secrets: str) -> str:
-    """The text with the given and the remembered secrets, and whatever looks like an API key, masked."""
-    # The longest first: one may be the beginning of another.
-    for secret in sorted({*secrets, *_remembered}, key=len, reverse=True):
-        if secret:
-            text = text.replace(secret, "***")
-    return _KEY_LIKE.sub("***", text)
-
-
-def without_secrets_in(exc: BaseException) -> BaseException:
-    """The exception, with secrets masked in its words and in those of all that led to it, which a traceback shows."""
-    link: BaseException | None = exc
-    while link is not None:
-        link.args = tuple(without_secrets(word) if isinstance(word, str) else word for word in link.args)
-        link = link.__cause__ or link.__context__
-    return exc
+# ── in words, without secrets ────────────────────────────────────────────────
 
 
 def masked(error: N1nError, *secrets: str) -> N1nError:

@@ -67,7 +67,8 @@ _MAX_NAME_BYTES = 64
 
 def kind_of(error: BaseException) -> EventKind:
     """What an error means for its image."""
-    return _KINDS.get(type(error), "failed")
+    found: list[EventKind] = [kind for known, kind in _KINDS.items() if isinstance(error, known)]
+    return found[0] if found else "failed"
 
 
 def emit(

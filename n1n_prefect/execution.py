@@ -488,10 +488,20 @@ def _be_patient(error: N1nError, spending: Spending) -> None:
 
 
 @contextmanager
-def reported(subject: ImageRequest | GeneratedImage | UploadedImage | None = None) -> Generator[None]:
+def reported(
+    subject: ImageRequest | GeneratedImage | UploadedImage | None = None,
+    *,
+    is_about_image: bool = True,
+    goes_on: tuple[type[N1nError], ...] = (),
+) -> Generator[None]:
     """Says on an error what it is about, logs it, emits its event and remembers it for `gather_outcomes`.
 
     Prefect writes no log line when a retry condition says no.
+
+    Args:
+        subject: What was asked for or worked on.
+        is_about_image: Whether the image has failed; else no event and no metric says so.
+        goes_on: Errors after which the task itself tries again, so that none of them is final.
     """
     model = subject.model if subject else ""
     image = subject.original if isinstance(subject, UploadedImage) else subject
@@ -506,17 +516,24 @@ def reported(subject: ImageRequest | GeneratedImage | UploadedImage | None = Non
         remember_failure(error)
         # Their frames hold replies and input images, and Prefect keeps the error as long as the run.
         traceback.clear_frames(error.__traceback__)
-        _tell(error, image, model)
+        is_final = is_final_failure(error) and not isinstance(error, goes_on)
+        _log(error, is_final=is_final)
+        if is_about_image:
+            _tell(error, image, model, is_final=is_final)
         raise
     except Exception:
         get_logger().exception("An error that n1n-prefect has no class for; nothing is tried again.")
         raise
 
 
-def _tell(error: N1nError, image: GeneratedImage | None, model: str) -> None:
+def _log(error: N1nError, *, is_final: bool) -> None:
     # Without a traceback, which says nothing to who watches a run.
-    get_logger().log(logging.WARNING if error.is_transient else logging.ERROR, "%s: %s", type(error).__name__, error)
-    kind, is_final = events.kind_of(error), is_final_failure(error)
+    level = logging.ERROR if is_final and not error.is_transient else logging.WARNING
+    get_logger().log(level, "%s: %s", type(error).__name__, error)
+
+
+def _tell(error: N1nError, image: GeneratedImage | None, model: str, *, is_final: bool) -> None:
+    kind = events.kind_of(error)
     events.emit(kind, image=image, error=error, model=model, is_final=is_final)
     if is_final:
         metrics.ended(kind, model=model, error=type(error).__name__)

@@ -24,8 +24,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import __about__
-from n1n_prefect.errors import SourceError, without_secrets
+from n1n_prefect.errors import SourceError
 from n1n_prefect.images import excerpt
+from n1n_prefect.masking import without_secrets
 
 Resolve = Callable[[str, int], Sequence[str]]
 """Takes a host and a port, gives the host's addresses as text."""

@@ -18,7 +18,8 @@ from pydantic import ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import catalog
-from n1n_prefect.errors import Charged, InvalidRequestError, without_secrets
+from n1n_prefect.errors import Charged, InvalidRequestError
+from n1n_prefect.masking import without_secrets
 
 DEFAULT_MODEL = "gemini-2.5-flash-image"
 OUTCOME_STATUSES = (
@@ -139,7 +140,11 @@ class GeneratedImage:
     """The original's key below the storage's root."""
 
     inputs: tuple[str, ...] = ()
-    """What it was made of, in order: an `s3://` or `https://` address each, or `sha256:` and the bytes' hash."""
+    """What it was made of, in order: an `s3://` or `https://` address each, or `sha256:` and the bytes' hash.
+
+    At most 512 bytes, so that results stay small: the hash also stands for an address for which there is no room, and
+    the last entry may be `and 9 more`.
+    """
 
     prompt_sha256: str = ""
     """SHA-256 of the prompt, lower-case hex, so that images of one prompt are found across runs."""

@@ -8,7 +8,7 @@ it signs and whatever STS answers; Prefect ships such lines to its database, whe
 import logging
 import re
 
-from n1n_prefect.errors import without_secrets
+from n1n_prefect.masking import without_secrets
 
 _LIBRARIES = {"httpx", "httpcore", "hpack", "h2", "botocore", "boto3", "urllib3"}
 # Temporary keys, which are new to us: in an answer of STS, and where botocore signs with them.

@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 from n1n_prefect import errors
 from n1n_prefect.errors import N1nError
 from n1n_prefect.images import GeneratedImage, ImageOutcome, OutcomeStatus, UploadedImage, excerpt
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.totals import Totals
 
 _STATUSES: tuple[tuple[type[N1nError], OutcomeStatus], ...] = (
@@ -95,16 +96,24 @@ def final_state(outcomes: Iterable[ImageOutcome]) -> Any:
     refused = next((outcome for outcome in ended if outcome.status == "over_budget"), None)
     if refused is not None:
         message = f"{message} {refused.reason} What was paid is safe.{_how_to_go_on()}"
-        return Failed(name="OverBudget", message=message, data=errors.BudgetExceededError(message))
+        return Failed(
+            name="OverBudget", message=message, data=errors.BudgetExceededError(message, charged=_charged_in(ended))
+        )
     bad = [outcome for outcome in ended if not has_image(outcome) and outcome.status != "rejected"]
     if bad and not any(map(has_image, ended)):
         hint = _how_to_go_on() if any(outcome.status not in _REPLAYED for outcome in bad) else ""
         message = f"{message} The first reason: {bad[0].reason}{hint}"
-        return Failed(message=message, data=errors.N1nError(message))
+        return Failed(message=message, data=errors.N1nError(message, charged=_charged_in(ended)))
     return Completed(message=message, data=ended)
 
 
 _REPLAYED = ("refused", "no_image", "invalid")  # the same again from the journal, however often the run is started
+
+
+def _charged_in(outcomes: Iterable[ImageOutcome]) -> errors.Charged:
+    """Whether any of them cost something, or may have."""
+    said = {outcome.charged for outcome in outcomes}
+    return "yes" if "yes" in said else "unknown" if "unknown" in said else "no"
 
 
 def has_image(outcome: ImageOutcome) -> bool:
@@ -146,7 +155,7 @@ def _words_of(result: object) -> str:
         words = str(result)
     except Exception:  # noqa: BLE001 - an error that cannot say what it is
         words = ""
-    return excerpt(errors.without_secrets(f"{type(result).__name__}: {words}"), 500)
+    return excerpt(without_secrets(f"{type(result).__name__}: {words}"), 500)
 
 
 def _row(

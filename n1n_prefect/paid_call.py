@@ -6,7 +6,7 @@ without an answer is known to be unknown.
 """
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -18,8 +18,9 @@ from n1n_prefect.errors import N1nError
 from n1n_prefect.images import GeneratedImage, Spending, excerpt
 from n1n_prefect.inspection import NotAnImageError, inspect
 from n1n_prefect.journal import MAYBE_PAID, NO_IMAGE, Attempt, Outcome, count
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.pricing import Price, cost_usd, estimate_usd
-from n1n_prefect.sources import LoadedRequest
+from n1n_prefect.sources import LoadedImage, LoadedRequest
 from n1n_prefect.spool import SpooledReply
 from n1n_prefect.steps import (
     Describe,
@@ -198,7 +199,16 @@ class PaidCall:
 
     def _ended_elsewhere(self, number: int) -> Steps:
         """The image of a reply that another process has taken out of the spool and staged."""
-        there = yield from journal.answer(self.key, number)
+        try:
+            there = yield from journal.answer(self.key, number)
+        except errors.StagingError as error:
+            # Its own words are those of before a call, when nothing was spent.
+            raise errors.StagingError(
+                "The reply vanished from the spool on the local disk, and the journal, which may say where another "
+                f"process staged it, cannot be read{_why(error)}. Make the result storage readable and run again.",
+                charged="unknown",
+                is_transient=error.is_transient,
+            ) from error.__cause__
         if there is not None and there.outcome == "image":
             return _reused(there)
         raise errors.StagingError("The reply vanished from the spool on the local disk.", charged="unknown")
@@ -304,7 +314,7 @@ class PaidCall:
                 request.model, reply.usage, factor=self.price_factor, own=self.prices, image_size=request.image_size
             ),
             possible_duplicates=count(before, MAYBE_PAID),
-            inputs=tuple(source.address for source in self.loaded.images),
+            inputs=_named(self.loaded.images),
             prompt_sha256=hashlib.sha256(request.prompt.encode("utf-8", "replace")).hexdigest(),
         )
 
@@ -341,6 +351,28 @@ def _may_have_cost(attempt: Attempt) -> bool:
     """Whether an attempt without an image was, or may have been, charged."""
     charged = attempt.record.get("error", {}).get("charged", "no")
     return attempt.outcome in MAYBE_PAID or (attempt.outcome != "image" and charged != "no")
+
+
+_ROOM_FOR_INPUTS = 512  # bytes; a result has 3 kB at most, with all the rest at its longest
+
+
+def _named(sources: Sequence[LoadedImage]) -> tuple[str, ...]:
+    """Where the input images came from, or their hashes, as far as there is room, and then how many more there are."""
+    room = _ROOM_FOR_INPUTS
+    names: list[str] = []
+    for number, source in enumerate(sources):
+        sizes = {name: len(name.encode("utf-8", "replace")) for name in (source.address, f"sha256:{source.sha256}")}
+        name = next((name for name, size in sizes.items() if size <= room), "")
+        if not name:
+            return (*names, f"and {len(sources) - number} more")
+        names.append(name)
+        room -= sizes[name]
+    return tuple(names)
+
+
+def _why(error: N1nError) -> str:
+    cause = error.__cause__
+    return f" ({type(cause).__name__}: {without_secrets(str(cause))})" if cause else ""
 
 
 def _name_models(error: N1nError, models: list[str]) -> None:

@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic.dataclasses import dataclass
 
-from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError, remember_secret
+from n1n_prefect.errors import InvalidRequestError, SourceError, UploadError
 from n1n_prefect.log_guard import guard_logs
+from n1n_prefect.masking import remember_secret
 from n1n_prefect.object_keys import encode_metadata
 from n1n_prefect.s3_errors import code_of, location_errors, status_of
 
@@ -77,7 +78,7 @@ def make_client(
     checked_by = None if verify is True else verify
     client = session.client("s3", endpoint_url=endpoint_url or None, verify=checked_by, config=config)
     for secret in (aws_secret_access_key, aws_session_token):
-        remember_secret(secret)
+        remember_secret(secret, is_temporary=bool(aws_session_token))
     guard_logs()
     return client
 

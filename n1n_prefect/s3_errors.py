@@ -4,7 +4,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from n1n_prefect.errors import N1nError, without_secrets, without_secrets_in
+from n1n_prefect.errors import N1nError
+from n1n_prefect.masking import without_secrets, without_secrets_in
 
 _WRONG_REGION = "the bucket lives in another region{region}; set region_name to the bucket's own"
 _EXPIRED = "the session token has expired or is not valid; renew it, or leave the keys empty to use the machine's role"

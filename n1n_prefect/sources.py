@@ -21,10 +21,11 @@ from urllib.parse import unquote_to_bytes
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import catalog, inspection
-from n1n_prefect.errors import InvalidRequestError, SourceError, without_secrets
+from n1n_prefect.errors import InvalidRequestError, SourceError
 from n1n_prefect.https import Limits, fetch_https, shown
 from n1n_prefect.identity import request_key
 from n1n_prefect.images import GeneratedImage, ImageOutcome, ImageRequest, ImageSource, UploadedImage, excerpt
+from n1n_prefect.masking import without_secrets
 
 ROOTS_SETTING = "PREFECT_INTEGRATIONS_N1N_INPUT_ROOTS"
 

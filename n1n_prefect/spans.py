@@ -27,8 +27,9 @@ from opentelemetry.trace import INVALID_SPAN, ProxyTracerProvider, Span, SpanKin
 
 from n1n_prefect import metrics
 from n1n_prefect.__about__ import __version__
-from n1n_prefect.errors import N1nError, OutcomeUnknownError, charged_in_all, without_secrets, words_of
+from n1n_prefect.errors import N1nError, OutcomeUnknownError, charged_in_all, words_of
 from n1n_prefect.images import GeneratedImage, ImageRequest, UploadedImage
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.sources import LoadedRequest
 
 SpanName = Literal["n1n.generate", "n1n.stage", "n1n.upload"]

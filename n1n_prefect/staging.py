@@ -24,9 +24,10 @@ from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.results import get_result_store
 from prefect.settings import get_current_settings
 
-from n1n_prefect.errors import JournalUnreadableError, StagingError, without_secrets, without_secrets_in
+from n1n_prefect.errors import JournalUnreadableError, StagingError
 from n1n_prefect.images import GeneratedImage
 from n1n_prefect.journal import PREFIX, Storage
+from n1n_prefect.masking import without_secrets, without_secrets_in
 
 # ── storages ─────────────────────────────────────────────────────────────────
 
@@ -144,24 +145,24 @@ class BlockStorage:
         looks = {self._look_of_nothing() for _ in range(2)}
         if len(looks) > 1:
             ways = without_secrets("; ".join(looks))
-            raise StagingError(f"The result storage fails in different ways ({ways}). Nothing was spent.")
+            raise StagingError(f"The result storage fails in different ways ({ways}).")
         return looks.pop()
 
     def _look_of_nothing(self) -> str:
         try:
             whole = self._get(_PROBE) == b"n1n-prefect"
         except Exception as exc:
-            said = f"The result storage can be written and not read ({_said(exc)}). Nothing was spent."
+            said = f"The result storage can be written and not read ({_said(exc)})."
             without_secrets_in(exc)
             raise StagingError(said) from exc
         if not whole:
-            raise StagingError("The result storage does not give back what was written. Nothing was spent.")
+            raise StagingError("The result storage does not give back what was written.")
         nowhere = f"{PREFIX}/absent-{uuid.uuid4().hex}"
         try:
             self._get(nowhere)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is what absence looks like
             return _signature(exc, nowhere)
-        raise StagingError("The result storage gives bytes for a path that nobody wrote. Nothing was spent.")
+        raise StagingError("The result storage gives bytes for a path that nobody wrote.")
 
 
 _PROBE = f"{PREFIX}/probe"
@@ -297,7 +298,7 @@ def read_original(image: GeneratedImage) -> bytes:
     """
     key = _inside(image.storage_key)
     for storage in _candidates(image):
-        data = storage.read(key)
+        data = _read_from(storage, key, image)
         if data is None:
             continue
         if hashlib.sha256(data).hexdigest() != image.sha256:
@@ -309,6 +310,18 @@ def read_original(image: GeneratedImage) -> bytes:
         "refresh_cache=True on the task draws and pays anew.",
         is_transient=False,
     )
+
+
+def _read_from(storage: Storage, key: str, image: GeneratedImage) -> bytes | None:
+    """The bytes under a key; a failure is told as one of an image, which is paid, and not of the journal."""
+    try:
+        return storage.read(key)
+    except JournalUnreadableError as exc:
+        why = f" ({_said(exc.__cause__)})" if exc.__cause__ else ""
+        raise StagingError(
+            f"The original {image.uri} cannot be read{why}. Make the result storage readable and run again.",
+            is_transient=exc.is_transient,
+        ) from exc.__cause__
 
 
 async def aread_original(image: GeneratedImage) -> bytes:

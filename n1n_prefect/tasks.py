@@ -279,12 +279,14 @@ async def avalidate_image(image: GeneratedImage, spec: ImageSpec | None = None) 
     return await asyncio.to_thread(_validated, image, spec)
 
 
-def _validated(image: GeneratedImage, spec: ImageSpec | None) -> GeneratedImage:
+def _validated(
+    image: GeneratedImage, spec: ImageSpec | None, goes_on: tuple[type[N1nError], ...] = ()
+) -> GeneratedImage:
     with reported():
         _require(image, GeneratedImage, "image")
         if spec is not None:
             _require(spec, ImageSpec, "spec")
-    with reported(image):
+    with reported(image, goes_on=goes_on):
         rules = spec or ImageSpec.for_request(image)
         validation.check(image.read_bytes(), rules, what=f"Image {image.sha256[:12]}", request_id=image.request_id)
     return image
@@ -392,10 +394,15 @@ def _copied(image: UploadedImage, destination: S3Location, where: Mapping[str, A
     try:
         return destination.copy_image(image, **where)
     except UploadError as exc:
-        if image.original is None or exc.code not in ("404", "NoSuchKey", "NoSuchBucket"):
+        if image.original is None or exc.code not in _MAY_BE_GONE:
             raise
-        get_logger().warning("%s is gone; its staged original is uploaded instead.", image.uri)
+        get_logger().warning("%s is gone or may not be read; its staged original is uploaded instead.", image.uri)
     return destination.put_image(image.original.read_bytes(), image=image.original, **where)
+
+
+# What the store says of the source: by HEAD, which has no words, and by the copy itself. AWS says 403 of what is
+# gone to who may not list. NoSuchBucket and AccessDenied come from the target.
+_MAY_BE_GONE = ("403", "404", "NoSuchKey")
 
 
 def _check_where(destination: Any, name: Any, key: Any, if_exists: Any, metadata: Any) -> None:
@@ -442,14 +449,15 @@ async def adiscard_image(image: UploadedImage, *, location: S3Location, publishe
 
 
 def _discarded(image: UploadedImage, location: S3Location, published: UploadedImage | None) -> bool:
-    with reported():
+    with reported(is_about_image=False):
         _require(image, UploadedImage, "image")
         require_block(location, S3Location, "location")
         if published is not None:
             _require(published, UploadedImage, "published")
             if published.uri == image.uri:
                 raise InvalidRequestError(f"{image.uri} is where the image was published to; it is not discarded.")
-    with reported(image):
+    # The image is published, or nobody wants it: it has not failed.
+    with reported(image, is_about_image=False):
         was_there = location.delete_image(image)
     get_logger().info("%s %s", "Discarded" if was_there else "Gone already:", image.uri)
     return was_there
@@ -601,7 +609,8 @@ class _Item:
         given = self.arguments
         image = yield _Pay(take)
         self.paid.append(image)
-        yield _Do(partial(_validated, image, given["spec"]))
+        goes_on = (ImageValidationError,) if take < self.takes - 1 else ()
+        yield _Do(partial(_validated, image, given["spec"], goes_on))
         return (yield _Do(partial(_uploaded, image, *(given[name] for name in _WHERE))))
 
     def do(self, step: Any) -> Any:

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from n1n_prefect.images import GeneratedImage, ImageOutcome
 
-_NOT_FAILED = ("uploaded", "already_there", "pending")
+_NOT_FAILED = ("uploaded", "already_there", "pending", "rejected")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Totals:
 
     @property
     def failed(self) -> int:
-        """How many items ended without an image in S3, and are not merely unfinished."""
+        """How many items ended without an image, and are neither unfinished nor rejected by a person."""
         return sum(count for status, count in self.by_status.items() if status not in _NOT_FAILED)
 
     def __str__(self) -> str:

@@ -10,9 +10,6 @@ from n1n_prefect.errors import (
     N1nError,
     Violation,
     masked,
-    remember_secret,
-    without_secrets,
-    without_secrets_in,
 )
 from tests.examples import KEY, generated
 
@@ -145,60 +142,7 @@ class TestViolations:
         assert ImageValidationError("y").violations == []
 
 
-class TestSecrets:
-    @pytest.mark.parametrize(
-        "text",
-        [
-            f"Incorrect API key provided: {SECRET}.",
-            f"Authorization: Bearer {SECRET}",
-            "Authorization: Bearer abcdefghijklmnop.qrst/uvw+x==",
-            "https://host/v1beta/models?key=anything-at-all",
-            "https://host/v1beta/models?alt=sse&key=anything-at-all",
-            "the key AIzaSyA-1234567890_abcdefg is wrong",
-        ],
-    )
-    def test_whatever_looks_like_a_key_is_masked(self, text):
-        seen = without_secrets(text)
-        assert "***" in seen
-        assert not any(part in seen for part in (SECRET, "abcdefghijk", "anything", "1234567890"))
-
-    def test_a_key_that_looks_like_none_is_masked_where_it_is_known(self):
-        assert without_secrets("key hunter2 refused", "hunter2", "") == "key *** refused"
-
-    def test_a_password_in_an_address(self):
-        assert without_secrets("no http://me:pass@host:1/a?b@c, s3://a/b@c") == "no http://***@host:1/a?b@c, s3://a/b@c"
-
-    @pytest.fixture
-    def nothing_remembered(self, monkeypatch):
-        monkeypatch.setattr(errors, "_remembered", ())
-
-    @pytest.mark.usefixtures("nothing_remembered")
-    def test_those_of_this_process_are_remembered(self):
-        for secret in ("hunter2-of-old", "hunter2-of-old-and-more", "short", ""):
-            remember_secret(secret)
-        assert without_secrets("hunter2-of-old-and-more, hunter2-of-old, short") == "***, ***, short"
-
-    @pytest.mark.usefixtures("nothing_remembered")
-    def test_only_so_many_are_remembered(self):
-        for number in range(300):
-            remember_secret(f"secret-number-{number:03}")
-        assert without_secrets("secret-number-299 secret-number-043") == "*** secret-number-043"
-
-    def test_all_that_a_traceback_shows(self):
-        try:
-            try:
-                raise OSError(5, "no http://me:hush-hush@host")
-            except OSError as exc:
-                raise ValueError("hush-hush@host", 7) from exc
-        except ValueError as exc:
-            seen = without_secrets_in(exc)
-        assert seen.args == ("hush-hush@host", 7)
-        assert seen.__cause__.args == (5, "no http://***@host")
-
-    @pytest.mark.parametrize("text", ["a task-oriented ask-someone desk-lamp", "a monkey=banana", "no secret", ""])
-    def test_usual_words_stay(self, text):
-        assert without_secrets(text) == text
-
+class TestMasked:
     @pytest.mark.parametrize("kind", CLASSES)
     def test_a_masked_error_shows_its_key_nowhere(self, kind):
         error = full(kind)
@@ -238,6 +182,23 @@ class TestChargeInWords:
         assert errors.charge_in_words(error) == f"Charged; the image is kept at {generated().uri}"
         error.image = generated(reused=True)
         assert errors.charge_in_words(error) == f"Paid for earlier; the image is kept at {generated().uri}"
+
+    def test_an_image_that_may_not_be_kept_is_not_said_to_be(self):
+        error = errors.StagingError("The original is gone.")
+        error.image = generated()
+        assert errors.charge_in_words(error) == "Charged."
+        error.image = generated(reused=True)
+        error.charge = errors.charge_in_words(error)
+        assert error.charge == "Paid for earlier."
+        assert errors.charge_read(str(error)) == ("The original is gone.", "yes")
+
+    def test_a_model_that_says_the_same_does_not_cut_the_reason(self):
+        error = errors.ImageValidationError("The model said: Charged; the image is kept at sea. It is too small.")
+        error.image = generated(uri="file:///a folder/fox.png")
+        error.charge = errors.charge_in_words(error)
+        assert errors.charge_read(str(error)) == (error.message, "yes")
+        error.charge = "Charged."
+        assert errors.charge_read(str(error)) == (error.message, "yes")
 
     def test_an_earlier_call_that_was_lost(self):
         error = errors.RateLimitError("Too many calls.")

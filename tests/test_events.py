@@ -11,7 +11,7 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFi
 
 from n1n_prefect import events as events_module
 from n1n_prefect.errors import GatewayError, ImageValidationError, N1nError, RefusedError, UploadError
-from n1n_prefect.events import emit, emit_report
+from n1n_prefect.events import emit, emit_report, kind_of
 from n1n_prefect.images import GeneratedImage, UploadedImage, Usage
 from n1n_prefect.outcomes import outcome_of
 from n1n_prefect.totals import Totals
@@ -77,6 +77,15 @@ def run() -> Iterator[None]:
     """The context of a flow run, without an API behind it."""
     with FlowRunContext.model_construct():
         yield
+
+
+class TestKindOf:
+    def test_a_class_of_a_user_s_own_is_what_it_is_made_of(self):
+        class TooRedError(RefusedError):
+            pass
+
+        assert kind_of(TooRedError("too red")) == outcome_of(TooRedError("too red")).status == "refused"
+        assert kind_of(N1nError("x")) == kind_of(KeyError("x")) == "failed"
 
 
 class TestEmitOutsideOfARun:

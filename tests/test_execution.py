@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import hashlib
 import os
 import signal
 import subprocess
@@ -578,6 +579,24 @@ class TestStaging:
             if path.is_file():
                 assert b"s" * 40 not in path.read_bytes()
                 assert "originals" in path.parts or data[1000:1064] not in path.read_bytes()
+
+    def test_a_result_of_many_inputs_is_small_too(self, gateway, credentials, s3_location, moto_client, tmp_path):
+        keys = [f"{number:02}/" + "long name/" * 40 + "ä.png" for number in range(14)]
+        pictures = [png(20 + number, 20) for number in range(14)]
+        sha256_of = [hashlib.sha256(data).hexdigest() for data in pictures]
+        for key, data in zip(keys, pictures, strict=True):
+            moto_client.put_object(Bucket=s3_location.bucket, Key=key, Body=data)
+
+        @flow(result_storage=tmp_path)
+        def edit():
+            addresses = [f"s3://{s3_location.bucket}/{key}" for key in keys]
+            return edit_image("ä 🦊 " * 2000, addresses, credentials=credentials, source=s3_location, **SMALL)
+
+        image = edit()
+        assert image.inputs == (f"s3://{s3_location.bucket}/{keys[0]}", f"sha256:{sha256_of[1]}", "and 12 more")
+        sizes = [path.stat().st_size for path in result_files(tmp_path)]
+        assert sizes
+        assert max(sizes) <= 3000
 
 
 class TestWhatIsLeftBehind:

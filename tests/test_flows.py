@@ -41,6 +41,14 @@ class TestEveryFlow:
 
 @pytest.mark.prefect
 class TestRuns:
+    def test_edit_to_s3_keeps_the_signature_of_an_address_to_itself(self):
+        import runpy
+
+        name_of = runpy.run_path(str(ROOT / "flows/edit_to_s3.py"))["name_of"]
+        assert name_of("https://host/a/cup.png?X-Amz-Signature=abc/def#g") == "cup.png"
+        assert name_of("s3://bucket/a/cup #1?.png") == "cup #1?.png"
+        assert name_of("in/cup.png") == "cup.png"
+
     def test_generate_to_s3_hides_nothing_behind_one_refusal(
         self, prefect_api, n1n_gateway, n1n_credentials, s3_location
     ):

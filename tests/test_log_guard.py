@@ -6,8 +6,8 @@ import pytest
 
 from n1n_prefect import log_guard
 from n1n_prefect.client import N1nClient
-from n1n_prefect.errors import remember_secret
 from n1n_prefect.log_guard import guard_logs
+from n1n_prefect.masking import remember_secret
 from tests.raw_servers import KEY, SMALL, Asking, H2Line, serving
 
 SECRET = "hush-hush-4711"

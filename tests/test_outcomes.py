@@ -252,6 +252,14 @@ class TestFinalState:
         assert isinstance(state.data, errors.BudgetExceededError)
         assert "1 uploaded, 1 over budget" in state.message
 
+    @pytest.mark.parametrize(
+        ("others", "charged"), [((), "no"), (("no", "unknown"), "unknown"), (("unknown", "yes", "no"), "yes")]
+    )
+    def test_its_error_says_what_the_images_cost(self, others, charged):
+        bad = [ImageOutcome("x", "failed", "It failed.", charged=said) for said in others]
+        assert final_state([self.OVER, *bad]).data.charged == charged
+        assert final_state(bad or [ImageOutcome("x", "failed", "no")]).data.charged == charged
+
     def test_nothing_was_asked(self):
         assert final_state([]).is_completed()
 

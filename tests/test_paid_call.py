@@ -548,6 +548,21 @@ class TestStagingThatFailsAfterTheAnswer:
             made(world)
         assert world.paid == 1
 
+    def test_a_reply_that_vanished_and_a_journal_that_cannot_be_read_may_have_cost(self):
+        world = World()
+
+        def do(step):
+            if isinstance(step, Recall):
+                world.spooled.clear()
+            if world.paid and isinstance(step, Read):
+                raise errors.JournalUnreadableError("denied, so nothing was spent") from PermissionError("denied")
+            return world.do(step)
+
+        with pytest.raises(errors.StagingError) as caught:
+            run(call().steps(), do)
+        assert (world.paid, caught.value.charged) == (1, "unknown")
+        assert "nothing was spent" not in str(caught.value)
+
 
 class TestOlderReplies:
     def test_an_older_lost_answer_that_lies_in_the_spool_is_found(self):

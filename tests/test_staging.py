@@ -13,7 +13,7 @@ from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from n1n_prefect import staging
-from n1n_prefect.errors import JournalUnreadableError, StagingError
+from n1n_prefect.errors import JournalUnreadableError, StagingError, charge_in_words
 from n1n_prefect.journal import journal_key, original_key
 from n1n_prefect.staging import (
     BlockStorage,
@@ -468,12 +468,16 @@ class TestReadOriginal:
             generated(DATA, uri=secret.as_uri()).read_bytes()
 
     def test_one_that_cannot_be_read_is_not_gone(self, folder):
+        """It is told as an image, which is paid, and not as the journal, before which nothing is spent."""
         image = staged(current_storage())
-        path = folder / image.storage_key
-        path.unlink()
-        path.mkdir()
-        with pytest.raises(JournalUnreadableError):
+        Path(folder / image.storage_key).unlink()
+        Path(folder / image.storage_key).mkdir()
+        with pytest.raises(StagingError, match=r"original .* cannot be read") as caught:
             image.read_bytes()
+        error = caught.value
+        assert (type(error), error.is_transient) == (StagingError, False)
+        error.image = image
+        assert (charge_in_words(error), "spent" in str(error)) == ("Charged.", False)
 
     def test_a_block_id_that_is_none_is_a_staging_error(self, folder):
         with pytest.raises(StagingError, match="'my-block'") as caught:

@@ -31,6 +31,7 @@ from n1n_prefect import (
     aimage_to_s3,
     aupload_image,
     avalidate_image,
+    discard_image,
     edit_image,
     errors,
     gather_outcomes,
@@ -43,7 +44,8 @@ from n1n_prefect import (
 from n1n_prefect.policies import DELAYS, RETRIES, HintedDelays, PaidOnce, worth_retrying
 from n1n_prefect.testing.drawing import Drawing
 from tests.examples import generated, png, uploaded
-from tests.s3_servers import new_bucket
+from tests.open_telemetry import measured
+from tests.s3_servers import Answer, new_bucket
 
 PAIRS = [
     (getattr(n1n_prefect, name), getattr(n1n_prefect, f"a{name}"))
@@ -462,6 +464,61 @@ class TestOutsideOfARun:
         copy = upload_image.fn(uploaded, destination=other)
         assert objects(other, moto_client) == {copy.key: uploaded.sha256}
         assert upload_image.fn(uploaded, destination=other).created is False
+
+    def test_a_copy_whose_source_may_not_be_seen_is_put_from_its_original(
+        self, credentials, outside, s3_location, scripted_store
+    ):
+        """AWS answers 403 in place of 404 to who may not list."""
+        there = upload_image.fn(generate_image.fn("a fox", credentials=credentials, **SMALL), destination=s3_location)
+        scripted_store.says(Answer(403), Answer(404), Answer(headers={"ETag": '"one"'}))
+        upload_image.fn(there, destination=scripted_store.server.location("bucket"))
+        put = scripted_store.requests[-1]
+        assert (put.method, hashlib.sha256(put.body).hexdigest()) == ("PUT", there.sha256)
+
+    def test_a_copy_to_a_bucket_that_is_not_there_does_not_say_the_source_is_gone(
+        self, credentials, outside, s3_location, caplog
+    ):
+        there = upload_image.fn(generate_image.fn("a fox", credentials=credentials, **SMALL), destination=s3_location)
+        nowhere = s3_location.model_copy(update={"bucket": f"nowhere-{s3_location.bucket}"})
+        with pytest.raises(errors.UploadError, match="bucket"):
+            upload_image.fn(there, destination=nowhere)
+        assert "staged original is uploaded" not in caplog.text
+
+    def test_a_clean_up_that_fails_is_no_failed_image(self, credentials, outside, s3_location, caplog):
+        there = upload_image.fn(generate_image.fn("a fox", credentials=credentials, **SMALL), destination=s3_location)
+        upload_image.fn(
+            generate_image.fn("a hare", credentials=credentials, **SMALL),
+            destination=s3_location,
+            key=there.key,
+            if_exists="replace",
+        )
+        before = ended_as("failed")
+        with pytest.raises(errors.UploadError):
+            discard_image.fn(there, location=s3_location)
+        with pytest.raises(errors.InvalidRequestError):
+            discard_image.fn(there, location=s3_location, published=there)
+        assert ended_as("failed") == before
+        assert ["UploadError" in caplog.text, "InvalidRequestError" in caplog.text] == [True, True]
+
+    def test_an_invalid_image_that_is_drawn_again_has_not_ended(
+        self, gateway, credentials, outside, s3_location, caplog
+    ):
+        gateway.faults.add("wrong_size", times=2, match="a badger")
+        before = ended_as("invalid")
+        again = {"credentials": credentials, "destination": s3_location, "on_invalid": "regenerate", **SMALL}
+        assert image_to_s3.fn("a badger", regenerations=2, **again).ok
+        assert ended_as("invalid") == before
+        found = [record.levelname for record in caplog.records if "ImageValidationError" in record.getMessage()]
+        assert found == ["WARNING", "WARNING"]
+        gateway.faults.add("wrong_size", times=2, match="a stoat")
+        assert image_to_s3.fn("a stoat", **again).status == "invalid"
+        assert ended_as("invalid") == before + 1
+        assert caplog.records[-1].levelname == "ERROR"
+
+
+def ended_as(outcome):
+    """How many images of this process ended so."""
+    return sum(point.value for found, point in measured().get("n1n.images", []) if found["n1n.outcome"] == outcome)
 
 
 # ── editing ──────────────────────────────────────────────────────────────────

@@ -35,5 +35,8 @@ class TestTotals:
             "1 reused, nothing paid. 1 possibly charged without an image. 1 possibly paid twice."
         )
 
+    def test_what_a_person_rejected_has_not_failed(self):
+        assert Totals.of([ImageOutcome("a", "rejected", "too dark"), ImageOutcome("b", "failed", "no")]).failed == 1
+
     def test_of_nothing(self):
         assert str(Totals.of([])) == "No images."

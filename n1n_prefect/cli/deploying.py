@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from n1n_prefect.cli.changes import Change, Workspace
-from n1n_prefect.errors import InvalidRequestError, without_secrets
+from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.masking import without_secrets
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import httpx
 
-from n1n_prefect.errors import N1nError, without_secrets
+from n1n_prefect.errors import N1nError
+from n1n_prefect.masking import without_secrets
 
 # Prefect raises RuntimeError and httpx's errors where its API cannot be reached.
 FAILURES = (N1nError, OSError, RuntimeError, httpx.HTTPError)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from n1n_prefect.cli import arguments
 from n1n_prefect.cli.failures import one_line
 from n1n_prefect.cli.saved_blocks import SavedBlocks
-from n1n_prefect.errors import InvalidRequestError, without_secrets
+from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.masking import without_secrets
 
 if TYPE_CHECKING:
     from prefect import Flow

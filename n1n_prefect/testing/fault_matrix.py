@@ -12,8 +12,8 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from n1n_prefect.errors import without_secrets
 from n1n_prefect.images import OUTCOME_STATUSES, ImageOutcome, excerpt
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.testing.drawing import Drawing, Picture
 from n1n_prefect.testing.fault_kind import Fault
 from n1n_prefect.testing.fault_rows import FaultMatrix, FaultRow

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from n1n_prefect.errors import without_secrets
 from n1n_prefect.images import Usage
+from n1n_prefect.masking import without_secrets
 
 
 @dataclass(frozen=True)

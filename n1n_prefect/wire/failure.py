@@ -16,6 +16,7 @@ import orjson
 
 from n1n_prefect import errors
 from n1n_prefect.images import excerpt
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.wire.exchange import request_id_of
 
 _GOOGLE_STATUS = {
@@ -90,7 +91,7 @@ def _said(document: dict[str, Any]) -> _Said:
     message = message if isinstance(message, str) else orjson.dumps(message).decode()
     found = _REQUEST_ID.search(message)
     return _Said(
-        message=excerpt(errors.without_secrets(_REQUEST_ID.sub("", message)), 500),
+        message=excerpt(without_secrets(_REQUEST_ID.sub("", message)), 500),
         code=_text(error.get("code")),
         type=_text(error.get("type")),
         param=_text(error.get("param")),
@@ -113,7 +114,7 @@ def _words_of_page(body: bytes) -> str:
     page = body[:20_000].decode("utf-8", "replace")
     title = re.search(r"<title[^>]*>(.*?)</title>", page, re.IGNORECASE | re.DOTALL)
     words = title[1] if title else re.sub(r"<[^>]+>", " ", page)
-    return excerpt(errors.without_secrets(words), 200)
+    return excerpt(without_secrets(words), 200)
 
 
 def _effective_status(status: int, said: _Said) -> int:

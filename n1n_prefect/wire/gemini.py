@@ -16,6 +16,7 @@ import orjson
 
 from n1n_prefect import catalog, errors
 from n1n_prefect.images import ImageRequest, Usage, excerpt
+from n1n_prefect.masking import without_secrets
 from n1n_prefect.sources import LoadedRequest
 from n1n_prefect.wire import failure
 from n1n_prefect.wire.exchange import HttpRequest, Reply, request_id_of
@@ -445,7 +446,7 @@ def _refusal(what: str, reason: str, words: str, request_id: str) -> errors.Refu
 
 
 def _quoted(words: str) -> str:
-    return f"and said: {excerpt(errors.without_secrets(words), 400)}"
+    return f"and said: {excerpt(without_secrets(words), 400)}"
 
 
 def _usage(reported: Json) -> Usage:
