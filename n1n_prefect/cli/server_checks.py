@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import Worker, WorkPool
 
-_SHARES_ITS_DISK = ("process",)
-
 
 def _packages(patient: Patient) -> Found:
     """Whether what is installed suits what we ask for."""
@@ -87,7 +85,7 @@ def _block_types(patient: Patient) -> Found:
 
 def _result_storage(patient: Patient) -> Found:
     """Whether what was paid for is found again by the next worker, and whether it can be read from here."""
-    from n1n_prefect import staging
+    from n1n_prefect import durability, staging
 
     storage = staging.storage_of(patient.result_storage)
     where = storage.describe(staging.PREFIX)["uri"]
@@ -96,7 +94,7 @@ def _result_storage(patient: Patient) -> Found:
         return "ok", f"{where}, which workers share"
     with patient.client() as client:
         pool = _pool(client, patient.named.work_pool)
-    if pool is None or pool.type in _SHARES_ITS_DISK:
+    if pool is None or pool.type in durability.SHARES_ITS_DISK:
         return "ok", f"{where} on this machine; right while all workers run here"
     may = settings().on_unshared_storage
     if may == "allow":
@@ -162,7 +160,7 @@ def _concurrency_limit(patient: Patient) -> Found:
             limit: Any = client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound:
             return "wrong", (
-                f"the block names {name!r}, which does not exist, so nothing is limited. Make it: "
+                f"the block names {name!r}, which does not exist, so every call fails. Make it: "
                 f"`n1n-prefect setup --concurrency-limit {name}=8`"
             )
     if not limit.active:

@@ -9,6 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from n1n_prefect.cli import main
+from n1n_prefect.cli.automations import PREFIX
 from tests.prefect_server import PrefectServer
 
 pytestmark = pytest.mark.prefect
@@ -85,6 +86,14 @@ def project(tmp_path: Path, name: str) -> Path:
     return file
 
 
+@pytest.fixture
+def without_automations(server):
+    """The server as if nobody had made automations of ours; other tests at the same one do."""
+    for each in server.post("/automations/filter"):
+        if each["name"].startswith(PREFIX):
+            httpx.delete(f"{server.api_url}/automations/{each['id']}").raise_for_status()
+
+
 def everything_on(server: PrefectServer) -> dict[str, list[str]]:
     """What a setting-up could change."""
     kinds = {
@@ -124,6 +133,7 @@ def line_of(lines: list[str], what: str) -> str:
 
 
 class TestSettingUp:
+    @pytest.mark.usefixtures("without_automations")
     def test_all_of_it_twice_and_dry(self, server, setup_process, name, project):
         argv = [
             *("--credentials", name, "--location", name, "--concurrency-limit", f"{name}=8", "--work-pool", name),
@@ -277,6 +287,7 @@ class TestDeployments:
         ],
     )
     def test_a_file_that_is_none(self, setup, tmp_path, content, said):
+        (tmp_path / "flow.py").write_text(FLOW)  # Prefect looks for it before it builds
         file = tmp_path / "prefect.yaml"
         if content is not None:
             file.write_text(content)
@@ -295,6 +306,7 @@ class TestAutomations:
         reply = httpx.put(f"{server.api_url}/automations/{there['id']}", json={**kept, **changes})
         reply.raise_for_status()
 
+    @pytest.mark.usefixtures("without_automations")
     def test_who_is_not_told_is_said(self, setup):
         code, lines = setup("--automations")
         assert code == 0
@@ -325,6 +337,7 @@ class TestAutomations:
         assert line_of(setup("--automations", "--overwrite")[1], self.NAME).startswith("updated")
         assert automation(server, self.NAME)["description"].startswith("Pauses the deployment")
 
+    @pytest.mark.usefixtures("without_automations")
     def test_a_notification_that_was_given_once_stays(self, server, setup, name):
         make = (
             "from prefect.blocks.notifications import CustomWebhookNotificationBlock as W; import sys; "
