@@ -1,10 +1,14 @@
 """`n1n-prefect setup` against a real server."""
 
 import json
+import threading
 import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import prefect
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -196,6 +200,44 @@ class TestSettingUp:
         assert server.get(f"/v2/concurrency_limits/{name}")["limit"] == 3
 
 
+class TestARace:
+    """Another setting-up makes everything in between: nothing is there to be read, and nothing can be made."""
+
+    @pytest.fixture
+    def url(self) -> Iterator[str]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                known = {"/api/health": b"true", "/api/admin/version": json.dumps(prefect.__version__).encode()}
+                self.answer(200 if self.path in known else 404, known.get(self.path, b"{}"))
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.answer(409, b"{}")
+
+            do_PUT = do_PATCH = do_POST  # noqa: N815 - the names http.server looks for
+
+            def answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+            yield f"http://127.0.0.1:{server.server_port}/api"
+            server.shutdown()
+
+    def test_does_not_keep_the_rest_from_being_tried(self, setup, name, url):
+        code, lines = setup("--work-pool", name, "--concurrency-limit", f"{name}=2", url=url)
+        assert code == 1
+        tried = ("block types", "concurrency limit", f"work pool {name}")
+        assert [line.partition("; ")[0] for line in lines[1:]] == [f"failed          {what}" for what in tried]
+
+
 class TestBlocks:
     def test_other_values_are_kept_until_they_may_be_overwritten(self, server, setup, name):
         setup("--credentials", name, N1N_API_KEY=SECRET, N1N_BASE_URL="https://one.example.com")
@@ -287,11 +329,11 @@ class TestDeployments:
         ],
     )
     def test_a_file_that_is_none(self, setup, tmp_path, content, said):
-        (tmp_path / "flow.py").write_text(FLOW)  # Prefect looks for it before it builds
+        (tmp_path / "flow.py").write_text(FLOW)  # Prefect looks for it and for the pool before it builds
         file = tmp_path / "prefect.yaml"
         if content is not None:
             file.write_text(content)
-        code, lines = setup("--deploy", str(file))
+        code, lines = setup("--work-pool", "p", "--deploy", str(file))
         assert code == 1
         assert said in line_of(lines, "deployments of")
         assert str(file) in line_of(lines, "deployments of")
