@@ -133,15 +133,15 @@ def _pool(client: "SyncPrefectClient", named: str | None) -> "WorkPool | None":
 
 
 def _without_a_pool(client: "SyncPrefectClient", named: str | None) -> Found:
-    import difflib
+    from n1n_prefect.saved import near
 
     names = sorted(pool.name for pool in client.read_work_pools(limit=200))
     if named is None:
         there = f"there are {', '.join(names)}; say which with --work-pool" if names else "there is none"
         make = "`n1n-prefect setup --work-pool NAME` makes one, unless your flows are served by `flow.serve`"
         return "warning", f"{there}" if names else f"{there}; {make}"
-    near = difflib.get_close_matches(named, names, 1)
-    what = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}."
+    meant = near(named, names)
+    what = f"did you mean {meant!r}?" if meant else f"there are: {', '.join(names) or 'none'}."
     return "wrong", f"there is no work pool {named!r}; {what} Make it: `n1n-prefect setup --work-pool {named}`"
 
 
