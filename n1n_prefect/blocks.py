@@ -462,7 +462,7 @@ class S3Location(CarefulBlock):
             if_exists=if_exists,
             conditional=self.conditional_put,
             checksum=self.checksum,
-            extra_args=self._extra_args(),
+            extra_args=self.extra_args(),
         )
         return self._uploaded(image, at, done, original=image)
 
@@ -490,7 +490,7 @@ class S3Location(CarefulBlock):
             size_bytes=uploaded.size_bytes,
             metadata=object_keys.own_metadata(metadata),
             if_exists=if_exists,
-            extra_args={**self._extra_args(), **({"TaggingDirective": "REPLACE"} if self.tags else {})},
+            extra_args={**self.extra_args(), **({"TaggingDirective": "REPLACE"} if self.tags else {})},
         )
         return self._uploaded(uploaded, at, done, original=uploaded.original)
 
@@ -515,7 +515,8 @@ class S3Location(CarefulBlock):
             version_id=uploaded.version_id,
         )
 
-    def _extra_args(self) -> dict[str, str]:
+    def extra_args(self) -> dict[str, str]:
+        """What boto3's writing calls are given for each object: storage class, encryption and tags."""
         given = {
             "StorageClass": self.storage_class,
             "ServerSideEncryption": self.server_side_encryption.replace("default", ""),

@@ -3,11 +3,11 @@
 They are used in `prefect.yaml`, and `saved_blocks` in `flows/serve.py` too.
 """
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.saved import names_of, near
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -57,9 +57,9 @@ def _reference(client: "SyncPrefectClient", block: str) -> dict[str, Any]:
 
 def _missing(client: "SyncPrefectClient", type_slug: str, name: str) -> str:
     """Which block is not there, which are, and what to do."""
-    saved = _names(client, type_slug)
-    near = difflib.get_close_matches(name, saved, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    saved = names_of(client, type_slug)
+    meant = near(name, saved)
+    hint = f"did you mean {meant!r}? " if meant else ""
     known = f"Saved are: {', '.join(saved)}." if saved else "None of this type is saved yet."
     option = _OPTIONS.get(type_slug)
     remedy = f"Save it with `n1n-prefect setup {option} {name}` or in the UI" if option else "Save it in the UI"
@@ -67,14 +67,3 @@ def _missing(client: "SyncPrefectClient", type_slug: str, name: str) -> str:
         f"There is no block {type_slug}/{name} at {client.api_url}; {hint}{known} {remedy}, or name another where the "
         "deployment is written."
     )
-
-
-def _names(client: "SyncPrefectClient", type_slug: str) -> list[str]:
-    """The names of the saved blocks of a type, in order; none where nobody has saved one."""
-    import httpx
-
-    try:
-        documents = client.read_block_documents_by_type(type_slug, include_secrets=False)
-    except httpx.HTTPStatusError:
-        return []
-    return sorted(document.name for document in documents if document.name)

@@ -13,7 +13,7 @@ from n1n_prefect.run_log import get_logger
 from n1n_prefect.settings import settings
 from n1n_prefect.staging import LocalStorage
 
-_SHARES_ITS_DISK = ("process",)
+SHARES_ITS_DISK = ("process",)
 """Types of work pools whose runs usually stay on one machine, and find there what an earlier run left."""
 
 _lock = Lock()
@@ -32,7 +32,7 @@ def require_shared(storage: Storage) -> None:
     if what == "allow" or run is None or not run.work_pool_name or not isinstance(storage, LocalStorage):
         return
     kind = _type_of(run.work_pool_name)
-    if kind is None or kind in _SHARES_ITS_DISK:
+    if kind is None or kind in SHARES_ITS_DISK:
         return
     message = _message(storage, run, kind)
     if what == "fail":

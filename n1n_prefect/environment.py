@@ -6,6 +6,7 @@ from typing import Any
 
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.saved import save
 
 _CREDENTIALS = {
     "api_key": "N1N_API_KEY",
@@ -45,14 +46,14 @@ def location_overrides(environment: Mapping[str, str] = os.environ) -> dict[str,
     return _set(_LOCATION, environment)
 
 
-def credentials_from_environment() -> N1nCredentials:
-    """An unsaved n1n Credentials block, see `credentials_fields`."""
-    return N1nCredentials(**credentials_fields())
+def save_credentials(name: str) -> None:
+    """Saves an n1n Credentials block, see `credentials_fields`; what is not set stays as the saved block has it."""
+    save(N1nCredentials, name, credentials_fields())
 
 
-def location_from_environment() -> S3Location:
-    """An unsaved S3 Image Location block, see `location_fields`."""
-    return S3Location(**location_fields())
+def save_location(name: str) -> None:
+    """Saves an S3 Image Location block, see `location_fields`; what is not set stays as the saved block has it."""
+    save(S3Location, name, location_fields())
 
 
 def _set(variables: Mapping[str, str], environment: Mapping[str, str], needed: str = "") -> dict[str, Any]:

@@ -167,11 +167,12 @@ def _checksum_arguments(checksum: Checksum, sha256: str, data: bytes) -> dict[st
         # The ready value keeps boto3 from hashing the bytes again.
         return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode()}
     if checksum == "md5":
-        return {"ContentMD5": base64.b64encode(_md5(data)).decode()}
+        return {"ContentMD5": base64.b64encode(md5(data)).decode()}
     return {}
 
 
-def _md5(data: bytes) -> bytes:
+def md5(data: bytes) -> bytes:
+    """The MD5 digest, which S3 takes for a checksum; 16 bytes."""
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
@@ -397,7 +398,7 @@ class _Writing:
     def is_same(self, there: "_There") -> bool:
         if not there.seen or there.size_bytes != self.size_bytes:
             return False
-        if "Body" in self.arguments and there.etag == _md5(self.arguments["Body"]).hex():
+        if "Body" in self.arguments and there.etag == md5(self.arguments["Body"]).hex():
             return True
         if there.sha256:
             return there.sha256 == self.sha256

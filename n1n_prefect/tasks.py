@@ -37,10 +37,10 @@ from n1n_prefect.object_keys import own_metadata
 from n1n_prefect.outcomes import outcome_of
 from n1n_prefect.policies import DELAYS, RETRIES, HintedDelays, PaidOnce, is_last_attempt, worth_retrying
 from n1n_prefect.run_log import get_logger
+from n1n_prefect.s3 import IfExists
 from n1n_prefect.sources import as_sources
 from n1n_prefect.steps import arun, run
 
-IfExists = Literal["fail", "keep", "replace"]
 OnInvalid = Literal["fail", "regenerate"]
 
 

@@ -108,3 +108,32 @@ class TestRuns:
         assert (limit.limit, limit.active) == (2, True)
         shared = n1n_credentials.model_copy(update={"concurrency_limit": "one key"})
         assert flow(generate_image.fn)("a red fox", credentials=shared).sha256
+
+
+class TestSavingBlocksAgain:
+    """A script in `blocks/` changes what the environment says, and nothing else."""
+
+    def saved_again(self, script, monkeypatch, **environment):
+        import runpy
+
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        runpy.run_path(str(ROOT / "blocks" / script), run_name="__main__")
+
+    def test_credentials_keep_their_account_and_prices(self, prefect_api, monkeypatch):
+        from n1n_prefect import N1nCredentials
+
+        N1nCredentials(api_key="sk-old", account="team", price_factor=0.5, max_in_flight=3).save("again")
+        self.saved_again("n1n_credentials.py", monkeypatch, N1N_CREDENTIALS_BLOCK="again", N1N_API_KEY="sk-new")
+        block = N1nCredentials.load("again")
+        assert block.api_key.get_secret_value() == "sk-new"
+        assert (block.account, block.price_factor, block.max_in_flight) == ("team", 0.5, 3)
+
+    def test_a_location_keeps_its_keys(self, prefect_api, monkeypatch):
+        from n1n_prefect import S3Location
+
+        S3Location(bucket="old", aws_access_key_id="AKIA", aws_secret_access_key="hush", prefix="p").save("again")
+        self.saved_again("s3_image_location.py", monkeypatch, N1N_S3_BLOCK="again", N1N_S3_BUCKET="new")
+        block = S3Location.load("again")
+        assert (block.bucket, block.prefix, block.aws_access_key_id) == ("new", "p", "AKIA")
+        assert block.aws_secret_access_key.get_secret_value() == "hush"

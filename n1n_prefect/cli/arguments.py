@@ -16,12 +16,12 @@ _UNITS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 def port(text: str) -> int:
     """A port to listen on; 0 takes a free one."""
-    return _whole_number(text, 65_535, "port")
+    return whole_number(text, 65_535, "port")
 
 
 def characters(text: str) -> int:
     """A length in characters."""
-    return _whole_number(text, _MAX_CHARACTERS, "length")
+    return whole_number(text, _MAX_CHARACTERS, "length")
 
 
 def seconds(text: str) -> float:
@@ -138,7 +138,8 @@ def entrypoint(text: str) -> str:
     return text
 
 
-def _whole_number(text: str, most: int, what: str) -> int:
+def whole_number(text: str, most: int, what: str) -> int:
+    """A whole number, 0 to `most` inclusive; `what` it is stands in the message."""
     try:
         number = int(text)
     except ValueError:

@@ -189,9 +189,9 @@ def _silent(silent_after: timedelta) -> Sample:
 _CRASHED = Sample(
     "n1n: crashed run goes on",
     f"Schedules a Crashed run with the tag {TAG} again under its own id, so that nothing it paid for is paid again. "
-    f"Bounded: only a run that had begun, only after it has run anew since, and only up to {MOST_RUNS} runs of it. "
-    "What is left then waits for a person, or `n1n-prefect resume --crashed`. Runs without a deployment are not "
-    "taken.",
+    f"Bounded: only a run that had begun, only after it has run anew since, and only up to {MOST_RUNS} runs of it, "
+    "of which each going on after a suspension, as for a review, is one. What is left then waits for a person, or "
+    "`n1n-prefect resume --crashed`. Runs without a deployment are not taken.",
     {
         "type": "event",
         # The number of times that the run has started; without it a run that always crashes would do so for ever.

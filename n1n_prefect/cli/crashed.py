@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from n1n_prefect.cli.failures import FAILURES, one_line
+from n1n_prefect.cli.failures import failures, one_line
 from n1n_prefect.cli.resume import deployment_of, refuse_a_subflow, schedule, told
 from n1n_prefect.cli.saved_blocks import SavedBlocks
 from n1n_prefect.errors import InvalidRequestError
@@ -51,7 +51,7 @@ def _resumed(client: "SyncPrefectClient", flow_run: "FlowRun", args: argparse.Na
     print(f"\nFlow run {flow_run.name!r} ({flow_run.id}) {told(flow_run.state)}", flush=True)
     try:
         _resume(client, flow_run, args)
-    except FAILURES as exc:
+    except failures() as exc:
         print(f"Left out: {one_line(exc)}", flush=True)
         return False
     return True

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the demo in a process of its own, since Prefect reads its settings when it is first imported."""
     output = _writable(args.output)
-    environment = {"PREFECT_API_URL": "", **_prefect_settings(output), **os.environ}
+    environment = {"PREFECT_API_URL": "", **prefect_settings(output), **os.environ}
     if not environment["PREFECT_API_URL"]:
         del environment["PREFECT_API_URL"]
         print("Starting a temporary Prefect server; this takes up to half a minute.", flush=True)
@@ -60,7 +60,8 @@ def _writable(folder: Path) -> Path:
         raise OSError(f"{str(folder)!r} is no folder to write to ({exc.strerror}); give another --output.") from exc
 
 
-def _prefect_settings(output: Path) -> dict[str, str]:
+def prefect_settings(output: Path) -> dict[str, str]:
+    """What Prefect is to be told in the environment, so that it keeps all below a folder."""
     return {
         "PREFECT_HOME": str(output / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
@@ -142,7 +143,7 @@ def _destination() -> "Generator[S3Location]":
         endpoint = os.environ.get("N1N_S3_ENDPOINT_URL", "")
         yield S3Location(bucket=os.environ["N1N_S3_BUCKET"], prefix="n1n-demo", endpoint_url=endpoint)
         return
-    with _local_s3() as endpoint:
+    with local_s3() as endpoint:
         location = S3Location(
             bucket=_BUCKET,
             prefix="images",
@@ -158,7 +159,7 @@ def _destination() -> "Generator[S3Location]":
 
 
 @contextmanager
-def _local_s3() -> Generator[str]:
+def local_s3() -> Generator[str]:
     """A moto server on loopback, ended by its own process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,28 +1,26 @@
 """Block types and saved block documents on the server."""
 
-import difflib
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.cli.changes import Change, Workspace
 from n1n_prefect.cli.failures import one_line
 from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.saved import Ours, differing, merged, names_of, near, saved
 
 if TYPE_CHECKING:
     from prefect.blocks.core import Block
     from prefect.client.orchestration import SyncPrefectClient
 
 OURS: "tuple[type[N1nCredentials] | type[S3Location], ...]" = (N1nCredentials, S3Location)
-Ours = TypeVar("Ours", N1nCredentials, S3Location)
 
 
 # ── types ────────────────────────────────────────────────────────────────────
 
 
-def register(workspace: Workspace, block: "type[Block]") -> Change:
+def register(workspace: Workspace, block: "type[N1nCredentials] | type[S3Location]") -> Change:
     """Makes a block type known to the server, so that it can be picked in the UI."""
     slug = block.get_block_type_slug()
     is_there, wants = registration(workspace.client, block)
@@ -32,7 +30,9 @@ def register(workspace: Workspace, block: "type[Block]") -> Change:
     return workspace.change(f"block type {slug}", did, block.register_type_and_schema, ", ".join(wants))
 
 
-def registration(client: "SyncPrefectClient", block: "type[Block]") -> tuple[bool, list[str]]:
+def registration(
+    client: "SyncPrefectClient", block: "type[N1nCredentials] | type[S3Location]"
+) -> tuple[bool, list[str]]:
     """Whether the server knows a block's type, and what of it is not as in this version of the package."""
     from prefect.exceptions import ObjectNotFound
 
@@ -40,32 +40,27 @@ def registration(client: "SyncPrefectClient", block: "type[Block]") -> tuple[boo
         there = client.read_block_type_by_slug(block.get_block_type_slug())
     except ObjectNotFound:
         return False, []
-    ours = block._to_block_type()
-    texts = ("logo_url", "documentation_url", "description", "code_example")
-    wants = [name for name in texts if str(getattr(ours, name)) != str(getattr(there, name))]
-    try:
-        client.read_block_schema_by_checksum(block._calculate_schema_checksum(), block.get_block_schema_version())
-    except ObjectNotFound:
-        wants.append("fields")
-    return True, wants
+    ours = {
+        "logo_url": block._logo_url,
+        "documentation_url": block._documentation_url,
+        "description": block.get_description(),
+        "code_example": block.get_code_example(),
+    }
+    wants = [name for name, said in ours.items() if str(said) != str(getattr(there, name))]
+    return True, wants if _knows_fields(client, block, there.id) else [*wants, "fields"]
+
+
+def _knows_fields(client: "SyncPrefectClient", block: "type[Block]", type_id: UUID) -> bool:
+    """Whether the latest of a type's schemas is that of this version of the package."""
+    latest = client.get_most_recent_block_schema_for_block_type(type_id)
+    if latest is None or latest.version != block.get_block_schema_version():
+        return False
+    # The server gives no definitions back; what they say changes with the package's version.
+    ours, there = block.model_json_schema(), latest.fields
+    return all(ours.get(part) == there.get(part) for part in {*ours, *there} - {"definitions"})
 
 
 # ── documents ────────────────────────────────────────────────────────────────
-
-
-def saved(client: "SyncPrefectClient", block: type[Ours], name: str) -> Ours | None:
-    """The saved block of a name, or None.
-
-    Raises:
-        InvalidRequestError: What is saved is no longer usable.
-    """
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        document = client.read_block_document_by_name(name, block.get_block_type_slug())
-    except ObjectNotFound:
-        return None
-    return block(**document.data)
 
 
 def found(client: "SyncPrefectClient", block: type[Ours], name: str) -> Ours:
@@ -117,21 +112,10 @@ def loaded(client: "SyncPrefectClient", slug: str, name: str) -> "Block":
         ) from exc
 
 
-def names_of(client: "SyncPrefectClient", slug: str) -> list[str]:
-    """The names of the saved blocks of a type, sorted."""
-    import httpx
-
-    with suppress(httpx.HTTPStatusError):  # the type is not registered
-        documents = client.read_block_documents_by_type(slug, include_secrets=False)
-        return sorted(document.name for document in documents if document.name)
-    return []
-
-
 def _near(client: "SyncPrefectClient", block: "type[Block]", name: str) -> str:
     names = names_of(client, block.get_block_type_slug())
-    near = difflib.get_close_matches(name, names, 1)
-    if near:
-        return f"Did you mean {near[0]!r}?"
+    if meant := near(name, names):
+        return f"Did you mean {meant!r}?"
     if names:
         return f"Saved are: {', '.join(names)}."
     option = "--credentials" if block is N1nCredentials else "--location"
@@ -145,15 +129,15 @@ def save(workspace: Workspace, block: type[Ours], name: str, fields: Mapping[str
         InvalidRequestError: A field's value is not usable.
     """
     what = f"block {block.get_block_type_slug()}/{name}"
-    fresh = block(**fields)
     there = saved(workspace.client, block, name)
     if there is None:
+        fresh = block(**fields)
         return workspace.change(what, "created", lambda: fresh.save(name))
-    differing = [field for field in fields if getattr(there, field) != getattr(fresh, field)]
-    if not differing:
+    others = differing(there, block, fields)
+    if not others:
         return Change(what, "unchanged")
-    differs = f"another {', '.join(differing)}"
+    differs = f"another {', '.join(others)}"
     if not workspace.may_overwrite:
         return Change(what, "kept", f"the environment says {differs}; --overwrite takes it")
-    merged = block(**{**{field: getattr(there, field) for field in block.model_fields}, **fields})
-    return workspace.change(what, "updated", lambda: merged.save(name, overwrite=True), f"{differs} taken")
+    update = merged(there, block, fields)
+    return workspace.change(what, "updated", lambda: update.save(name, overwrite=True), f"{differs} taken")

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _input_images(text: str) -> int:
-    return arguments._whole_number(text, catalog.MAX_INPUT_IMAGES, "number of input images")
+    return arguments.whole_number(text, catalog.MAX_INPUT_IMAGES, "number of input images")
 
 
 # ── what is asked ────────────────────────────────────────────────────────────

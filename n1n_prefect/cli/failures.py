@@ -9,7 +9,13 @@ from n1n_prefect.errors import N1nError
 from n1n_prefect.masking import without_secrets
 
 # Prefect raises RuntimeError and httpx's errors where its API cannot be reached.
-FAILURES = (N1nError, OSError, RuntimeError, httpx.HTTPError)
+_FAILURES = (N1nError, OSError, RuntimeError, httpx.HTTPError)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a subcommand fails by; Prefect's own errors too, once a subcommand has loaded Prefect."""
+    loaded = sys.modules.get("prefect.exceptions")
+    return (*_FAILURES, loaded.PrefectException) if loaded else _FAILURES
 
 
 def exit_code_of(command: str, run: Callable[[], int]) -> int:
@@ -21,7 +27,7 @@ def exit_code_of(command: str, run: Callable[[], int]) -> int:
     """
     try:
         return run()
-    except FAILURES as exc:
+    except failures() as exc:
         print(f"n1n-prefect {command}: {one_line(exc)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from n1n_prefect.cli.demo import _local_s3, _prefect_settings
+from n1n_prefect.cli.demo import local_s3, prefect_settings
 from n1n_prefect.cli.failures import exit_code_of, one_line
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="n1n-prefect-faults-") as home:
         # A Prefect of its own: a hundred flow runs and their images are nothing to leave in anybody's.
         environment = {name: value for name, value in os.environ.items() if not _is_of_prefect(name)}
-        environment |= _prefect_settings(Path(home))
+        environment |= prefect_settings(Path(home))
         command = [sys.executable, "-c", script, asked]
         return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own module
 
@@ -157,7 +157,7 @@ class _Trial:
             )
         self._places = _parameters_of(flow, S3Location, ("destination", "source"))
         self._given = _filled(flow, prompts, parameters, [*self._credentials, *self._places])
-        self._endpoint = stack.enter_context(_local_s3()) if self._places else ""
+        self._endpoint = stack.enter_context(local_s3()) if self._places else ""
         self._buckets = 0
         self._location: S3Location | None = None
 

@@ -7,7 +7,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import BotoCoreError
+
 from n1n_prefect import s3
+from n1n_prefect.cli.failures import one_line
 from n1n_prefect.cli.findings import Check, Found
 from n1n_prefect.cli.patient import Patient
 from n1n_prefect.errors import UploadError
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 _PROBE = b"n1n-prefect doctor was here, and removes this again.\n"
 _REFUSED_CONDITION = (409, 412)
+_UNKNOWN_CONDITION = (400, 405, 501)  # of which uploads take the code for "knows no conditions"
 
 
 def _location(patient: Patient) -> Found:
@@ -31,18 +35,19 @@ def _bucket(patient: Patient) -> Found:
     """Whether an image could be written, read and removed."""
     block = patient.location
     with _probe(block) as probe:
-        s3.put(
-            probe.client,
-            bucket=block.bucket,
-            key=probe.key,
-            data=_PROBE,
-            sha256=hashlib.sha256(_PROBE).hexdigest(),
-            media_type="text/plain",
-            conditional=block.conditional_put,
-            checksum=block.checksum,
-            extra_args=block._extra_args(),
+        probe.wrote(
+            s3.put(
+                probe.client,
+                bucket=block.bucket,
+                key=probe.key,
+                data=_PROBE,
+                sha256=hashlib.sha256(_PROBE).hexdigest(),
+                media_type="text/plain",
+                conditional=block.conditional_put,
+                checksum=block.checksum,
+                extra_args=block.extra_args(),
+            ).version_id
         )
-        probe.is_there = True
         with location_errors(UploadError, doing="read", bucket=block.bucket, key=probe.key):
             got = probe.client.get_object(Bucket=block.bucket, Key=probe.key)["Body"].read()
     if got != _PROBE:
@@ -55,12 +60,21 @@ def _bucket(patient: Patient) -> Found:
 def _conditions(patient: Patient) -> Found:
     """Whether a second write of one key is refused where it asks to be the first."""
     block = patient.location
+    kept = "two writers at the same moment may both write, and the later one wins"
+    if block.conditional_put == "never":
+        return "warning", f"the block sends none and looks first; {kept}. Let one flow write to one prefix"
     with _probe(block) as probe:
-        probe.write(IfNoneMatch="*")
-        status = probe.status_of_write(IfNoneMatch="*")
+        first = probe.status_of_write(IfNoneMatch="*")
+        if first >= 400 and first not in _UNKNOWN_CONDITION:
+            probe.write(IfNoneMatch="*")  # for what the refusal means
+        status = probe.status_of_write(IfNoneMatch="*") if first < 400 else first
     if status in _REFUSED_CONDITION:
         return "ok", "If-None-Match is obeyed: of two writers at one moment one wins, and the other is told"
-    kept = "two writers at the same moment may both write, and the later one wins"
+    if status in _UNKNOWN_CONDITION and block.conditional_put == "always":
+        return "wrong", (
+            f"the store refuses If-None-Match (HTTP {status}), which conditional_put of block "
+            f"{patient.named.location!r} always sends, so that no image is uploaded; set conditional_put to auto"
+        )
     if block.conditional_put == "always":
         return "wrong", (
             f"If-None-Match is not obeyed, and conditional_put of block {patient.named.location!r} relies on it "
@@ -83,17 +97,13 @@ def _checksums(patient: Patient) -> Found:
 
 
 def _refuses_damage(block: "S3Location", kind: str) -> bool:
-    wrong = hashlib.sha256(b"other bytes").digest() if kind == "sha256" else _md5(b"other bytes")
+    wrong = hashlib.sha256(b"other bytes").digest() if kind == "sha256" else s3.md5(b"other bytes")
     named = {
         "sha256": {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": _text(wrong)},
         "md5": {"ContentMD5": _text(wrong)},
     }
     with _probe(block) as probe:
         return probe.status_of_write(**named[kind]) >= 400
-
-
-def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def _text(digest: bytes) -> str:
@@ -107,7 +117,8 @@ class _Probe:
         self.block = block
         self.client = block.get_client()
         self.key = "/".join(filter(None, (block.prefix, f"n1n-doctor-{secrets.token_hex(8)}.txt")))
-        self.is_there = False
+        self.versions: list[str] = []
+        """The version that each write made, to be removed; empty where the bucket keeps none."""
         self.left = ""
 
     def write(self, **more: Any) -> None:
@@ -129,14 +140,28 @@ class _Probe:
 
     def _put(self, more: dict[str, Any]) -> None:
         given = {"Bucket": self.block.bucket, "Key": self.key, "Body": _PROBE, "ContentType": "text/plain"}
-        self.client.put_object(**given, **self.block._extra_args(), **more)
-        self.is_there = True
+        answer = self.client.put_object(**given, **self.block.extra_args(), **more)
+        self.wrote(answer.get("VersionId", ""))
+
+    def wrote(self, version_id: str) -> None:
+        """Notes that it is there, or another version of it."""
+        if version_id not in self.versions:
+            self.versions.append(version_id)
 
     def remove(self) -> None:
-        try:
-            self.client.delete_object(Bucket=self.block.bucket, Key=self.key)
-        except self.client.exceptions.ClientError as exc:
-            self.left = f"may not be removed from ({code_of(exc)}); remove {self.block.uri_of(self.key)} by hand"
+        """Removes all that was written; where that fails, `left` says so and what was found out still counts."""
+        for version in self.versions:
+            which = {"VersionId": version} if version else {}
+            try:
+                self.client.delete_object(Bucket=self.block.bucket, Key=self.key, **which)
+            except self.client.exceptions.ClientError as exc:
+                self._remains(f"may not be removed from ({code_of(exc)})")
+            except BotoCoreError as exc:
+                self._remains(f"the probe was not removed ({one_line(exc)})")
+
+    def _remains(self, why: str) -> None:
+        kind = "all versions of " if any(self.versions) else ""
+        self.left = f"{why}; remove {kind}{self.block.uri_of(self.key)} by hand"
 
 
 @contextmanager
@@ -145,8 +170,7 @@ def _probe(block: "S3Location") -> Generator[_Probe]:
     try:
         yield probe
     finally:
-        if probe.is_there:
-            probe.remove()
+        probe.remove()
 
 
 LOCATION_CHECKS = (

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from prefect.client.orchestration import get_client
 
-    if bool(args.flow_run) == args.crashed:
+    if (args.flow_run is not None) == args.crashed:
         raise _CalledWronglyError("Give FLOW_RUN, or --crashed for all that crashed.")
     with get_client(sync_client=True) as client:
         return _resume_all(client, args) if args.crashed else _resume(client, args)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from n1n_prefect.client import DEFAULT_BASE_URL
 from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.saved import names_of
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -105,12 +106,8 @@ class SavedBlocks:
 
     def _saved(self, slug: str) -> str:
         """Which blocks of a type there are, in a sentence."""
-        import httpx
-
-        names: list[str] = []
-        with suppress(httpx.HTTPStatusError):  # nobody has saved one yet
-            names = [document.name or "" for document in self.client.read_block_documents_by_type(slug)]
-        return f"Saved are: {', '.join(sorted(names))}." if names else "None is saved yet; make one in the UI."
+        names = names_of(self.client, slug)
+        return f"Saved are: {', '.join(names)}." if names else "None is saved yet; make one in the UI."
 
 
 def _refuse_another_payer(name: str, stored: Mapping[str, Any], document: Any) -> None:

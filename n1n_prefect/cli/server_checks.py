@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import Worker, WorkPool
 
-_SHARES_ITS_DISK = ("process",)
-
 
 def _packages(patient: Patient) -> Found:
     """Whether what is installed suits what we ask for."""
@@ -87,7 +85,7 @@ def _block_types(patient: Patient) -> Found:
 
 def _result_storage(patient: Patient) -> Found:
     """Whether what was paid for is found again by the next worker, and whether it can be read from here."""
-    from n1n_prefect import staging
+    from n1n_prefect import durability, staging
 
     storage = staging.storage_of(patient.result_storage)
     where = storage.describe(staging.PREFIX)["uri"]
@@ -96,7 +94,7 @@ def _result_storage(patient: Patient) -> Found:
         return "ok", f"{where}, which workers share"
     with patient.client() as client:
         pool = _pool(client, patient.named.work_pool)
-    if pool is None or pool.type in _SHARES_ITS_DISK:
+    if pool is None or pool.type in durability.SHARES_ITS_DISK:
         return "ok", f"{where} on this machine; right while all workers run here"
     may = settings().on_unshared_storage
     if may == "allow":
@@ -135,15 +133,15 @@ def _pool(client: "SyncPrefectClient", named: str | None) -> "WorkPool | None":
 
 
 def _without_a_pool(client: "SyncPrefectClient", named: str | None) -> Found:
-    import difflib
+    from n1n_prefect.saved import near
 
     names = sorted(pool.name for pool in client.read_work_pools(limit=200))
     if named is None:
         there = f"there are {', '.join(names)}; say which with --work-pool" if names else "there is none"
         make = "`n1n-prefect setup --work-pool NAME` makes one, unless your flows are served by `flow.serve`"
         return "warning", f"{there}" if names else f"{there}; {make}"
-    near = difflib.get_close_matches(named, names, 1)
-    what = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}."
+    meant = near(named, names)
+    what = f"did you mean {meant!r}?" if meant else f"there are: {', '.join(names) or 'none'}."
     return "wrong", f"there is no work pool {named!r}; {what} Make it: `n1n-prefect setup --work-pool {named}`"
 
 
@@ -162,7 +160,7 @@ def _concurrency_limit(patient: Patient) -> Found:
             limit: Any = client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound:
             return "wrong", (
-                f"the block names {name!r}, which does not exist, so nothing is limited. Make it: "
+                f"the block names {name!r}, which does not exist, so every call fails. Make it: "
                 f"`n1n-prefect setup --concurrency-limit {name}=8`"
             )
     if not limit.active:

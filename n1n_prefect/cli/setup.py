@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from n1n_prefect.cli import arguments
 from n1n_prefect.cli.automations import DEFAULT_SILENCE_SECONDS, PREFIX
-from n1n_prefect.cli.failures import FAILURES, one_line
+from n1n_prefect.cli.failures import failures, one_line
 from n1n_prefect.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _said(what: str, step: _Step, workspace: "Workspace") -> "Iterator[Change]":
     def changes() -> "Iterator[Change]":
         try:
             yield from step(workspace)
-        except FAILURES as exc:
+        except failures() as exc:
             yield Change(what, "failed", one_line(exc))
 
     for change in changes():

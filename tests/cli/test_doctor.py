@@ -282,6 +282,7 @@ class TestKey:
         credentials(concurrency_limit=name)
         found = doctor("--credentials", name)
         assert found.verdict("concurrency") == "wrong"
+        assert "does not exist, so every call fails" in found.said("concurrency")
         assert f"`n1n-prefect setup --concurrency-limit {name}=8`" in found.said("concurrency")
         at_server.post("/v2/concurrency_limits/", name=name, limit=2, active=False)
         assert doctor("--credentials", name).verdict("concurrency") == "warning"
@@ -352,6 +353,51 @@ class TestBucket:
         assert found.verdict("conditional puts") == "warning"
         assert "two writers at the same moment may both write" in found.said("conditional puts")
         assert "Contents" not in rclone_client.list_objects_v2(Bucket=bucket)
+
+    @pytest.mark.parametrize(
+        ("conditional", "verdict", "said"),
+        [
+            ("auto", "warning", "uploads look first"),
+            ("always", "wrong", "so that no image is uploaded; set conditional_put to auto"),
+        ],
+    )
+    @pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
+    def test_that_does_not_know_conditions(
+        self, doctor, save, scripted_store, name, conditional, verdict, said, status, code
+    ):
+        save(scripted_store.server.location("pictures", conditional_put=conditional, checksum="none"))
+        body = b"n1n-prefect doctor was here, and removes this again.\n"
+        looked = [Answer(404)] if conditional == "auto" else []
+        scripted_store.says(*looked, Answer(), Answer(body=body), Answer(204), Answer(status, code))
+        found = doctor("--location", name)
+        assert found.verdict("conditional puts") == verdict
+        assert said in found.said("conditional puts")
+        assert scripted_store.methods == ["HEAD"] * len(looked) + ["PUT", "GET", "DELETE", "PUT"]
+
+    def test_that_is_sent_no_conditions_is_not_asked_about_them(self, doctor, save, scripted_store, name):
+        save(scripted_store.server.location("pictures", conditional_put="never", checksum="none"))
+        body = b"n1n-prefect doctor was here, and removes this again.\n"
+        scripted_store.says(Answer(404), Answer(), Answer(body=body), Answer(204))
+        found = doctor("--location", name)
+        assert found.verdict("conditional puts") == "warning"
+        assert "the block sends none and looks first" in found.said("conditional puts")
+        assert scripted_store.methods == ["HEAD", "PUT", "GET", "DELETE"]
+
+    def test_that_breaks_off_when_the_probe_is_removed(self, doctor, save, scripted_store, name):
+        save(scripted_store.server.location("pictures", conditional_put="never", checksum="none"))
+        scripted_store.says(Answer(404), Answer(), Answer(403, "AccessDenied"), *[Answer(says_nothing=True)] * 3)
+        found = doctor("--location", name)
+        assert found.verdict("bucket") == "wrong"
+        assert "AccessDenied" in found.said("bucket")  # and not the removal's failure
+
+    def test_that_keeps_versions_has_none_left(self, doctor, save, s3_location, moto_client, name):
+        bucket = s3_location.bucket
+        moto_client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        save(s3_location)
+        assert doctor("--location", name).verdict("bucket") == "ok"
+        listed = moto_client.list_object_versions(Bucket=bucket)
+        assert "Versions" not in listed
+        assert "DeleteMarkers" not in listed
 
     def test_that_ignores_conditions_and_is_trusted_to_obey(self, doctor, save, rclone_server, rclone_client, name):
         save(rclone_server.location(new_bucket(rclone_client), conditional_put="always"))

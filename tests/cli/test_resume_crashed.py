@@ -150,6 +150,7 @@ class TestCalledWrongly:
         [
             ([], "Give FLOW_RUN, or --crashed"),
             (["some-run", "--crashed"], "Give FLOW_RUN, or --crashed"),
+            (["", "--crashed"], "Give FLOW_RUN, or --crashed"),  # as of an unset variable in a shell
             (["--crashed", "--force"], "are for a single FLOW_RUN"),
             (["--crashed", "--since", "1y"], "'1y' is no time"),
             (["--crashed", "--limit", "0"], "'0' is no number of runs"),

@@ -1,14 +1,19 @@
 """`n1n-prefect setup` against a real server."""
 
 import json
+import threading
 import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import prefect
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from n1n_prefect.cli import main
+from n1n_prefect.cli.automations import PREFIX
 from tests.prefect_server import PrefectServer
 
 pytestmark = pytest.mark.prefect
@@ -85,6 +90,14 @@ def project(tmp_path: Path, name: str) -> Path:
     return file
 
 
+@pytest.fixture
+def without_automations(server):
+    """The server as if nobody had made automations of ours; other tests at the same one do."""
+    for each in server.post("/automations/filter"):
+        if each["name"].startswith(PREFIX):
+            httpx.delete(f"{server.api_url}/automations/{each['id']}").raise_for_status()
+
+
 def everything_on(server: PrefectServer) -> dict[str, list[str]]:
     """What a setting-up could change."""
     kinds = {
@@ -124,6 +137,7 @@ def line_of(lines: list[str], what: str) -> str:
 
 
 class TestSettingUp:
+    @pytest.mark.usefixtures("without_automations")
     def test_all_of_it_twice_and_dry(self, server, setup_process, name, project):
         argv = [
             *("--credentials", name, "--location", name, "--concurrency-limit", f"{name}=8", "--work-pool", name),
@@ -184,6 +198,44 @@ class TestSettingUp:
         assert line_of(lines, "limit") == f"updated         concurrency limit {name}; 8 slots become 3"
         assert line_of(lines, "pool") == f"unchanged       work pool {name}; of type kubernetes"
         assert server.get(f"/v2/concurrency_limits/{name}")["limit"] == 3
+
+
+class TestARace:
+    """Another setting-up makes everything in between: nothing is there to be read, and nothing can be made."""
+
+    @pytest.fixture
+    def url(self) -> Iterator[str]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                known = {"/api/health": b"true", "/api/admin/version": json.dumps(prefect.__version__).encode()}
+                self.answer(200 if self.path in known else 404, known.get(self.path, b"{}"))
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.answer(409, b"{}")
+
+            do_PUT = do_PATCH = do_POST  # noqa: N815 - the names http.server looks for
+
+            def answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+            yield f"http://127.0.0.1:{server.server_port}/api"
+            server.shutdown()
+
+    def test_does_not_keep_the_rest_from_being_tried(self, setup, name, url):
+        code, lines = setup("--work-pool", name, "--concurrency-limit", f"{name}=2", url=url)
+        assert code == 1
+        tried = ("block types", "concurrency limit", f"work pool {name}")
+        assert [line.partition("; ")[0] for line in lines[1:]] == [f"failed          {what}" for what in tried]
 
 
 class TestBlocks:
@@ -277,10 +329,11 @@ class TestDeployments:
         ],
     )
     def test_a_file_that_is_none(self, setup, tmp_path, content, said):
+        (tmp_path / "flow.py").write_text(FLOW)  # Prefect looks for it and for the pool before it builds
         file = tmp_path / "prefect.yaml"
         if content is not None:
             file.write_text(content)
-        code, lines = setup("--deploy", str(file))
+        code, lines = setup("--work-pool", "p", "--deploy", str(file))
         assert code == 1
         assert said in line_of(lines, "deployments of")
         assert str(file) in line_of(lines, "deployments of")
@@ -295,6 +348,7 @@ class TestAutomations:
         reply = httpx.put(f"{server.api_url}/automations/{there['id']}", json={**kept, **changes})
         reply.raise_for_status()
 
+    @pytest.mark.usefixtures("without_automations")
     def test_who_is_not_told_is_said(self, setup):
         code, lines = setup("--automations")
         assert code == 0
@@ -325,6 +379,7 @@ class TestAutomations:
         assert line_of(setup("--automations", "--overwrite")[1], self.NAME).startswith("updated")
         assert automation(server, self.NAME)["description"].startswith("Pauses the deployment")
 
+    @pytest.mark.usefixtures("without_automations")
     def test_a_notification_that_was_given_once_stays(self, server, setup, name):
         make = (
             "from prefect.blocks.notifications import CustomWebhookNotificationBlock as W; import sys; "
