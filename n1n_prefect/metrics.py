@@ -1,7 +1,7 @@
 """OpenTelemetry metrics: how long calls take, what they use and cost, and how images end.
 
-Through the API alone: nothing is counted until an SDK is configured. `gen_ai.…` are
-OpenTelemetry's own names for generative AI (semantic conventions 1.37), `n1n.…` are ours.
+Through the API alone: nothing is counted until an SDK is configured, and one that fails costs a number,
+never a call. `gen_ai.…` are OpenTelemetry's own names for generative AI (semantic conventions 1.37), `n1n.…` are ours.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any
 
 from n1n_prefect.__about__ import __version__
 from n1n_prefect.images import GeneratedImage, Usage
+from n1n_prefect.watching import unharmed
 
 # As the conventions advise.
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -24,12 +25,13 @@ def called(seconds: float, attributes: Mapping[str, Any], usage: Usage | None) -
         attributes: Of the call, by OpenTelemetry's names.
         usage: Its tokens, if the gateway told them.
     """
-    found = _instruments()
-    found.duration.record(seconds, attributes)
-    if usage is not None and usage.total_tokens + usage.prompt_tokens + usage.output_tokens:
-        of_call = {name: value for name, value in attributes.items() if name != "error.type"}
-        found.tokens.record(usage.prompt_tokens, of_call | {"gen_ai.token.type": "input"})
-        found.tokens.record(usage.output_tokens, of_call | {"gen_ai.token.type": "output"})
+    with unharmed:
+        found = _instruments()
+        found.duration.record(seconds, attributes)
+        if usage is not None and usage.total_tokens + usage.prompt_tokens + usage.output_tokens:
+            of_call = {name: value for name, value in attributes.items() if name != "error.type"}
+            found.tokens.record(usage.prompt_tokens, of_call | {"gen_ai.token.type": "input"})
+            found.tokens.record(usage.output_tokens, of_call | {"gen_ai.token.type": "output"})
 
 
 def ended(outcome: str, *, model: str, image: GeneratedImage | None = None, error: str = "") -> None:
@@ -43,15 +45,17 @@ def ended(outcome: str, *, model: str, image: GeneratedImage | None = None, erro
     """
     about = {"gen_ai.request.model": model} if model else {}
     kind = {"error.type": error} if error else {}
-    found = _instruments()
-    found.images.add(1, about | kind | {"n1n.outcome": outcome})
-    if image is not None and image.estimated_cost_usd:
-        found.cost.add(image.estimated_cost_usd, about)
+    with unharmed:
+        found = _instruments()
+        found.images.add(1, about | kind | {"n1n.outcome": outcome})
+        if image is not None and image.estimated_cost_usd:
+            found.cost.add(image.estimated_cost_usd, about)
 
 
 def called_again(model: str) -> None:
     """A call is made again although an earlier one's answer was lost, and so may be paid twice."""
-    _instruments().duplicates.add(1, {"gen_ai.request.model": model})
+    with unharmed:
+        _instruments().duplicates.add(1, {"gen_ai.request.model": model})
 
 
 class _Instruments:

@@ -10,6 +10,7 @@ Prefect's span of the task run
 
 Prompts and what a model said are left out, unless OpenTelemetry's own variable
 `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is `true`; image bytes and secrets always are.
+An SDK or processor that fails costs a span, never a call.
 Without an SDK all this costs some tens of microseconds an image, since nothing is opened.
 """
 
@@ -22,15 +23,16 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.trace import INVALID_SPAN, ProxyTracerProvider, Span, SpanKind, StatusCode, Tracer
 
 from n1n_prefect import metrics
 from n1n_prefect.__about__ import __version__
-from n1n_prefect.errors import N1nError, OutcomeUnknownError, charged_in_all, words_of
+from n1n_prefect.errors import N1nError, SourceError, StagingError, charged_in_all, words_of
 from n1n_prefect.images import GeneratedImage, ImageRequest, UploadedImage
 from n1n_prefect.masking import without_secrets
 from n1n_prefect.sources import LoadedRequest
+from n1n_prefect.watching import unharmed
 
 SpanName = Literal["n1n.generate", "n1n.stage", "n1n.upload"]
 Attribute = str | bool | int | float | list[str]
@@ -47,7 +49,37 @@ def _tracer() -> Tracer:
 
 def _is_watched() -> bool:
     """Whether spans go anywhere: one that goes nowhere costs 15 to 30 microseconds."""
-    return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+    try:
+        return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+    except Exception:  # noqa: BLE001 - of the provider that a variable of OpenTelemetry's names
+        return False
+
+
+def _opened(name: str, kind: SpanKind, attributes: Mapping[str, Attribute] | None = None) -> Span:
+    """A span that has begun, or one that takes everything and says nothing, where none is wanted or it failed."""
+    if _is_watched():
+        with unharmed:
+            return _tracer().start_span(name, kind=kind, attributes=attributes)
+    return INVALID_SPAN
+
+
+def _below(span: Span) -> AbstractContextManager[object]:
+    """Makes a span the current one, and leaves it open."""
+    return nullcontext() if span is INVALID_SPAN else _current(span)
+
+
+@contextmanager
+def _current(span: Span) -> Generator[None]:
+    # Not trace.use_span, which asks the span something while an error passes.
+    token = None
+    with unharmed:
+        token = context.attach(trace.set_span_in_context(span))
+    try:
+        yield
+    finally:
+        if token is not None:
+            with unharmed:
+                context.detach(token)
 
 
 # ── our own steps ────────────────────────────────────────────────────────────
@@ -63,18 +95,22 @@ def span(name: SpanName, **attributes: Attribute | None) -> Generator[Span]:
     if not _is_watched():
         yield INVALID_SPAN
         return
-    with _tracer().start_as_current_span(
-        name,
-        kind=SpanKind.CLIENT if name == "n1n.upload" else SpanKind.INTERNAL,
-        attributes=_known(attributes),
-        record_exception=False,
-        set_status_on_exception=False,
-    ) as current:
-        try:
+    current = _opened(name, SpanKind.CLIENT if name == "n1n.upload" else SpanKind.INTERNAL, _known(attributes))
+    try:
+        with _below(current):
             yield current
-        except BaseException as exc:
+    except BaseException as exc:
+        with unharmed:
             _record(current, exc)
-            raise
+        raise
+    finally:
+        _end(current)
+
+
+def _end(span: Span, at_ns: int | None = None) -> None:
+    if span is not INVALID_SPAN:
+        with unharmed:
+            span.end(at_ns)
 
 
 def _record(current: Span, error: BaseException) -> None:
@@ -104,32 +140,35 @@ def image_attributes(request: ImageRequest, *, request_key: str = "") -> dict[st
 
 def annotate_image(image: GeneratedImage, outcome: str) -> None:
     """Writes to the current span what an image is and how it came."""
-    current = trace.get_current_span()
-    if current.is_recording():
-        current.set_attributes(
-            _known({"n1n.outcome": outcome, "n1n.reused": image.reused, "n1n.request_id": image.request_id})
-            | _file(image)
-        )
+    with unharmed:
+        current = trace.get_current_span()
+        if current.is_recording():
+            about = {"n1n.outcome": outcome, "n1n.reused": image.reused, "n1n.request_id": image.request_id}
+            current.set_attributes(_known(about) | _file(image))
 
 
 def annotate_upload(uploaded: UploadedImage, outcome: str) -> None:
     """Writes what is known of an object in S3 to the current span."""
-    current = trace.get_current_span()
-    if current.is_recording():
-        about = {
-            "n1n.outcome": outcome,
-            "aws.s3.bucket": uploaded.bucket,
-            "aws.s3.key": uploaded.key,
-            "n1n.model": uploaded.model,
-            "n1n.request_key": uploaded.request_key,
-            "n1n.created": uploaded.created,
-        }
-        current.set_attributes(_known(about) | _file(uploaded))
+    with unharmed:
+        current = trace.get_current_span()
+        if current.is_recording():
+            current.set_attributes(_known(_object(uploaded) | {"n1n.outcome": outcome}) | _file(uploaded))
 
 
 def annotate_failure(outcome: str) -> None:
     """Writes to the current span how an image ended that did not come."""
-    trace.get_current_span().set_attribute("n1n.outcome", outcome)
+    with unharmed:
+        trace.get_current_span().set_attribute("n1n.outcome", outcome)
+
+
+def _object(uploaded: UploadedImage) -> dict[str, Any]:
+    return {
+        "aws.s3.bucket": uploaded.bucket,
+        "aws.s3.key": uploaded.key,
+        "n1n.model": uploaded.model,
+        "n1n.request_key": uploaded.request_key,
+        "n1n.created": uploaded.created,
+    }
 
 
 def _file(image: GeneratedImage | UploadedImage) -> dict[str, Attribute]:
@@ -189,19 +228,16 @@ class GatewayCall:
         """
         if lost:
             metrics.called_again(self.loaded.request.model)
-        self._span = self._opened()
-        if self._span.is_recording():
-            self._span.set_attributes(self.about | self._asked(attempt, waited_seconds, size_bytes, lost))
+        self._span = _opened(f"{_OPERATION} {self.loaded.request.model}", SpanKind.CLIENT)
+        with unharmed:
+            if self._span.is_recording():
+                self._span.set_attributes(self.about | self._asked(attempt, waited_seconds, size_bytes, lost))
         begun = time.perf_counter()
         try:
             with _below(self._span):
                 yield
         finally:
             self._seconds, self._end_ns = time.perf_counter() - begun, time.time_ns()
-
-    def _opened(self) -> Span:
-        name = f"{_OPERATION} {self.loaded.request.model}"
-        return _tracer().start_span(name, kind=SpanKind.CLIENT) if _is_watched() else INVALID_SPAN
 
     def arrived(self, status: int, headers: Mapping[str, str], size_bytes: int) -> None:
         """Notes a reply that came whole.
@@ -212,20 +248,22 @@ class GatewayCall:
             size_bytes: Length of its body, decompressed.
         """
         self._has_reply = True
-        if self._span is not None and self._span.is_recording():
-            sent = headers.get("content-length", "")
-            size = int(sent) if sent.isascii() and sent.isdigit() else size_bytes
-            self._span.set_attributes({"http.response.status_code": status, "http.response.body.size": size})
+        with unharmed:
+            if self._span is not None and self._span.is_recording():
+                sent = headers.get("content-length", "")
+                size = int(sent) if sent.isascii() and sent.isdigit() else size_bytes
+                self._span.set_attributes({"http.response.status_code": status, "http.response.body.size": size})
 
     def gave(self, image: GeneratedImage) -> None:
         """Closes the span of a call whose reply held this image."""
         if self._span is None:
             return
         model = image.model_version.removeprefix("models/") or image.model
-        if self._span.is_recording():
-            self._span.set_attributes(_answer(image) | {"gen_ai.response.model": model} | _file(image))
-            if _captures():
-                self._span.set_attribute("gen_ai.output.messages", _said(image.text, image))
+        with unharmed:
+            if self._span.is_recording():
+                self._span.set_attributes(_answer(image) | {"gen_ai.response.model": model} | _file(image))
+                if _captures():
+                    self._span.set_attribute("gen_ai.output.messages", _said(image.text, image))
         metrics.called(self._seconds, self.about | {"gen_ai.response.model": model}, image.usage)
         self._close()
 
@@ -234,27 +272,18 @@ class GatewayCall:
         if self._span is None:
             return
         is_its_own = not self._has_reply or _is_about_reply(error)
-        if self._span.is_recording():
-            self._span.set_attribute("n1n.outcome", outcome)
-            self._failed(error, is_its_own=is_its_own)
+        with unharmed:
+            if self._span.is_recording():
+                self._span.set_attribute("n1n.outcome", outcome)
+                _say_failed(self._span, error, is_its_own=is_its_own)
         about = self.about | {"error.type": type(error).__qualname__} if is_its_own else self.about
         metrics.called(self._seconds, about, None)
         self._close()
 
-    def _failed(self, error: BaseException, *, is_its_own: bool) -> None:
-        assert self._span is not None  # noqa: S101 - for the type checker
-        if is_its_own:
-            _record(self._span, error)
-        reason = getattr(error, "finish_reason", "")
-        if reason:
-            self._span.set_attribute("gen_ai.response.finish_reasons", [reason])
-        if _captures() and (text := getattr(error, "model_text", "")):
-            self._span.set_attribute("gen_ai.output.messages", _said(text, None, reason))
-
     def _close(self) -> None:
-        if self._span is not None:
-            self._span.end(self._end_ns or None)
-            self._span = None
+        span, self._span = self._span, None
+        if span is not None:
+            _end(span, self._end_ns or None)
 
     def _asked(self, attempt: int, waited_seconds: float, size_bytes: int, lost: int) -> dict[str, Attribute]:
         request = self.loaded.request
@@ -274,18 +303,19 @@ class GatewayCall:
         )
 
 
-def _below(span: Span) -> AbstractContextManager[object]:
-    """Makes a span the current one, and leaves it open."""
-    if span is INVALID_SPAN:
-        return nullcontext()
-    return trace.use_span(span, record_exception=False, set_status_on_exception=False)
+def _say_failed(span: Span, error: BaseException, *, is_its_own: bool) -> None:
+    if is_its_own:
+        _record(span, error)
+    reason = getattr(error, "finish_reason", "")
+    if reason:
+        span.set_attribute("gen_ai.response.finish_reasons", [reason])
+    if _captures() and (text := getattr(error, "model_text", "")):
+        span.set_attribute("gen_ai.output.messages", _said(text, None, reason))
 
 
 def _is_about_reply(error: BaseException) -> bool:
     """Whether an error that came after a whole reply is what the reply said, and not what became of it here."""
-    return isinstance(error, N1nError) and (
-        isinstance(error, OutcomeUnknownError) or type(error).__name__ not in ("StagingError", "SourceError")
-    )
+    return isinstance(error, N1nError) and not isinstance(error, (StagingError, SourceError))
 
 
 def _answer(image: GeneratedImage) -> dict[str, Attribute]:

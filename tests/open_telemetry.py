@@ -3,17 +3,20 @@
 The API takes one provider a process and keeps it, so that the session has one; each test sees its own part.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import pytest
 from opentelemetry import metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import Counter, Histogram, Meter, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import format_span_id
+
+from n1n_prefect.metrics import _instruments
 
 
 class _Keeper(SpanProcessor):
@@ -27,14 +30,38 @@ class _Keeper(SpanProcessor):
             self.kept.append(span)
 
 
+class _Faulty(SpanProcessor):
+    """Fails with our spans, where a test wants it to; Prefect does not survive it with its own."""
+
+    def __init__(self) -> None:
+        self.fails_at = ""
+        self.failures = 0
+
+    def on_start(self, span: SdkSpan, parent_context: Any = None) -> None:
+        self._fail("start", span)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self._fail("end", span)
+
+    def _fail(self, at: str, span: ReadableSpan) -> None:
+        if self.fails_at == at and is_ours(span):
+            self.failures += 1
+            raise RuntimeError(f"a processor that fails at the {at}")
+
+
+def is_ours(span: ReadableSpan) -> bool:
+    return bool(span.instrumentation_scope and span.instrumentation_scope.name == "n1n_prefect")
+
+
 @cache
-def _provided() -> tuple[_Keeper, InMemoryMetricReader]:
-    keeper, reader = _Keeper(), InMemoryMetricReader()
+def _provided() -> tuple[_Keeper, _Faulty, InMemoryMetricReader]:
+    keeper, faulty, reader = _Keeper(), _Faulty(), InMemoryMetricReader()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(keeper)
+    provider.add_span_processor(faulty)
     trace.set_tracer_provider(provider)
     metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
-    return keeper, reader
+    return keeper, faulty, reader
 
 
 @dataclass
@@ -69,16 +96,68 @@ class Seen:
 @pytest.fixture
 def seen() -> Iterator[Seen]:
     """The spans that end from here on."""
-    keeper, _ = _provided()
+    keeper, _, _ = _provided()
     seen = Seen()
     keeper.kept = seen.spans
     yield seen
     keeper.kept = None
 
 
+class Faults:
+    """What is broken in the SDK, and how often that was met."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self._met = 0
+
+    def break_(self, what: str) -> None:
+        """Breaks `start` or `end` of spans, what is written to `open` ones, `instruments` or the `meter` itself."""
+        if what in ("start", "end"):
+            _provided()[1].fails_at = what
+        elif what == "open":
+            for name in ("is_recording", "set_attribute", "set_attributes", "set_status", "add_event"):
+                self._break(SdkSpan, name, is_ours)
+        elif what == "instruments":
+            self._break(Counter, "add", _always)
+            self._break(Histogram, "record", _always)
+        else:
+            _instruments.cache_clear()
+            self._break(Meter, "create_counter", _always)
+            self._break(Meter, "create_histogram", _always)
+
+    def _break(self, owner: type, name: str, concerns: Callable[[Any], bool]) -> None:
+        whole = getattr(owner, name)
+
+        def broken(this: Any, *args: Any, **kwargs: Any) -> Any:
+            if not concerns(this):
+                return whole(this, *args, **kwargs)
+            self._met += 1
+            raise RuntimeError(f"{name} is broken")
+
+        self._monkeypatch.setattr(owner, name, broken)
+
+    @property
+    def met(self) -> int:
+        return self._met + _provided()[1].failures
+
+
+def _always(_: object) -> bool:
+    return True
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """What breaks in the SDK until the test has ended."""
+    faulty = _provided()[1]
+    faulty.failures = 0
+    yield Faults(monkeypatch)
+    faulty.fails_at = ""
+    _instruments.cache_clear()
+
+
 def measured() -> dict[str, list[tuple[dict[str, Any], Any]]]:
     """Every metric of ours until now: attributes and data points by name."""
-    _, reader = _provided()
+    _, _, reader = _provided()
     data = reader.get_metrics_data()
     found: dict[str, list[tuple[dict[str, Any], Any]]] = {}
     for resource in data.resource_metrics if data else ():

@@ -1,10 +1,11 @@
 import asyncio
+import hashlib
 import json
 import subprocess
 import sys
 
 import pytest
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 from prefect import flow
 from prefect.cache_policies import NO_CACHE
 
@@ -19,8 +20,8 @@ from n1n_prefect import (
     image_to_s3,
     upload_image,
 )
-from n1n_prefect.errors import N1nError, OutcomeUnknownError, StagingError
-from n1n_prefect.images import ImageRequest
+from n1n_prefect.errors import JournalUnreadableError, N1nError, OutcomeUnknownError, RefusedError, StagingError
+from n1n_prefect.images import GeneratedImage, ImageRequest
 from n1n_prefect.spans import annotate_image, annotate_upload, image_attributes, span
 from tests.examples import generated, png, uploaded
 from tests.open_telemetry import measured
@@ -320,14 +321,15 @@ class TestATaskRun:
         assert second.start_time >= first.end_time
         assert waits[1] > waits[0]
 
-    def test_what_fails_behind_a_whole_reply_is_not_the_call_s_fault(self, seen, credentials, monkeypatch):
+    @pytest.mark.parametrize("failure", [StagingError, JournalUnreadableError])
+    def test_what_fails_behind_a_whole_reply_is_not_the_call_s_fault(self, seen, credentials, monkeypatch, failure):
         from n1n_prefect.staging import LocalStorage
 
         write = LocalStorage.write
 
         def refuse_originals(self, key, data):
             if "/originals/" in key:
-                raise StagingError("the disk is full", is_transient=False)
+                raise failure("the disk is full", is_transient=False)
             write(self, key, data)
 
         monkeypatch.setattr(LocalStorage, "write", refuse_originals)
@@ -340,7 +342,7 @@ class TestATaskRun:
         (call,) = calls(seen)
         assert "error.type" not in call.attributes
         assert call.attributes["n1n.outcome"] == "failed"
-        assert seen.only("n1n.generate").attributes["error.type"] == "StagingError"
+        assert seen.only("n1n.generate").attributes["error.type"] == failure.__name__
 
     def test_what_an_edit_was_asked_and_what_an_item_became(self, seen, credentials, s3_location):
         @flow
@@ -360,6 +362,87 @@ class TestATaskRun:
         draw()
         assert calls(seen) == []
         assert seen.only("n1n.generate").attributes["error.type"] == "InvalidRequestError"
+
+
+BROKEN = ["start", "open", "end", "instruments", "meter"]
+
+
+@pytest.mark.prefect
+@pytest.mark.usefixtures("prefect_api", "seen")
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("broken", BROKEN)
+class TestBrokenTelemetry:
+    """What watches a call may fail by itself, and neither fails, changes nor loses the call."""
+
+    @staticmethod
+    async def drawn(kind, credentials, times=1, **options):
+        """What came of one image, and of more tries for it in the same run."""
+        states = []
+        given = {"credentials": credentials, "return_state": True, **SMALL}
+        options = {"cache_policy": NO_CACHE, **options}
+
+        @flow
+        def draw():
+            states.extend(generate_image.with_options(**options)(PROMPT, **given) for _ in range(times))
+
+        @flow
+        async def adraw():
+            task = agenerate_image.with_options(**options)
+            states.extend([await task(PROMPT, **given) for _ in range(times)])
+
+        await (adraw() if kind == "async" else asyncio.to_thread(draw))
+        return [await state.aresult(raise_on_failure=False) for state in states]
+
+    async def test_an_image_is_paid_once_answered_and_returned(self, faults, gateway, credentials, kind, broken):
+        faults.break_(broken)
+        image, again = await self.drawn(kind, credentials, times=2)
+        assert faults.met
+        assert isinstance(image, GeneratedImage)
+        assert (image.reused, again.reused) == (False, True)  # the journal says what was answered
+        assert again.sha256 == image.sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
+        assert len(gateway.ledger.calls) == 1
+
+    async def test_an_error_stays_what_it_is(self, faults, gateway, credentials, kind, broken):
+        gateway.faults.add("prohibited_content")
+        faults.break_(broken)
+        (error,) = await self.drawn(kind, credentials)
+        assert isinstance(error, RefusedError)
+        assert faults.met
+        assert len(gateway.ledger.calls) == 1
+
+    async def test_a_lost_answer_is_still_known_as_one(self, faults, gateway, credentials, kind, broken):
+        gateway.faults.add("close_before_reply")
+        faults.break_(broken)
+        (image,) = await self.drawn(kind, credentials, **QUICK)
+        assert image.possible_duplicates == 1
+        assert len(gateway.ledger.calls) == 2
+
+    async def test_an_upload_is_made(self, faults, credentials, s3_location, kind, broken):
+        (image,) = await self.drawn(kind, credentials)
+        faults.break_(broken)
+
+        @flow
+        def put():
+            return upload_image(image, destination=s3_location)
+
+        uploaded = await asyncio.to_thread(put)
+        assert faults.met
+        written = s3_location.read(uploaded.bucket, uploaded.key, 10_000_000)
+        assert hashlib.sha256(written).hexdigest() == image.sha256
+
+
+class TestSpanThatBreaks:
+    @pytest.mark.parametrize("broken", ["start", "open", "end"])
+    def test_neither_stops_nor_hides_what_it_is_around(self, seen, faults, broken):
+        faults.break_(broken)
+        before = get_current_span()
+        with span("n1n.generate"):
+            done = True
+        with pytest.raises(KeyError), span("n1n.stage"):
+            raise KeyError
+        assert done
+        assert faults.met
+        assert get_current_span() is before
 
 
 @pytest.mark.prefect
