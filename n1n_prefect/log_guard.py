@@ -7,6 +7,7 @@ it signs and whatever STS answers; Prefect ships such lines to its database, whe
 
 import logging
 import re
+from typing import Any
 
 from n1n_prefect.masking import without_secrets
 
@@ -26,14 +27,36 @@ def guard_logs() -> None:
 
 
 def _mask(record: logging.LogRecord) -> bool:
-    """Changes the record where it shows a secret; it is logged in any case."""
-    said = record.getMessage()
-    masked = _without_secrets(said)
+    """Changes the record where it shows a secret; it is logged in any case, and whoever logs meets no error."""
+    said = _said(record)
+    masked = _without_secrets(_parts(record) if said is None else said)
     if masked != said:
         record.msg, record.args = masked, ()
     if record.exc_info:
-        record.exc_text = _without_secrets(_formatter.formatException(record.exc_info))
+        record.exc_text = _without_secrets(_traceback(record.exc_info))
     return True
+
+
+def _said(record: logging.LogRecord) -> str | None:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - of a format or a value of the library's
+        return None
+
+
+def _parts(record: logging.LogRecord) -> str:
+    """What stands in the place of a line that has no words: logging itself would print the parts unmasked."""
+    try:
+        return f"{record.msg!r} with {record.args!r}"
+    except Exception:  # noqa: BLE001
+        return "(a line that cannot be formatted)"
+
+
+def _traceback(exc_info: Any) -> str:
+    try:
+        return _formatter.formatException(exc_info)
+    except Exception:  # noqa: BLE001
+        return "(a traceback that cannot be formatted)"
 
 
 def _without_secrets(text: str) -> str:

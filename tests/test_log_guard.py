@@ -13,6 +13,11 @@ from tests.raw_servers import KEY, SMALL, Asking, H2Line, serving
 SECRET = "hush-hush-4711"
 
 
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError(SECRET)
+
+
 @pytest.fixture
 def logger(caplog: pytest.LogCaptureFixture) -> logging.Logger:
     """One of a library below us, at its loudest."""
@@ -51,6 +56,26 @@ class TestLines:
         except ValueError:
             logger.warning("refused", exc_info=True)
         assert "ValueError: ***" in caplog.text
+        assert SECRET not in caplog.text
+
+    @pytest.mark.parametrize(
+        ("line", "seen"),
+        [
+            (("%d of them", SECRET), "'%d of them' with ('***',)"),
+            (("%s and %s", SECRET), "'%s and %s' with ('***',)"),
+            ((f"{SECRET}: 100%", 1), "'***: 100%' with (1,)"),
+            (("with %s", Unspeakable()), "(a line that cannot be formatted)"),
+        ],
+    )
+    def test_that_cannot_be_formatted_reach_nobody_as_an_error(
+        self, logger: logging.Logger, caplog: pytest.LogCaptureFixture, line: tuple[Any, ...], seen: str
+    ):
+        logger.debug(*line)
+        assert [record.getMessage() for record in caplog.records] == [seen]
+
+    def test_nor_do_tracebacks_that_cannot_be(self, logger: logging.Logger, caplog: pytest.LogCaptureFixture):
+        logger.warning("refused", exc_info=(ValueError, ValueError(SECRET), "no traceback"))  # pyright: ignore
+        assert "(a traceback that cannot be formatted)" in caplog.text
         assert SECRET not in caplog.text
 
     def test_of_others_are_left_alone(self, logger: logging.Logger, caplog: pytest.LogCaptureFixture):
