@@ -69,7 +69,7 @@ def create_contact_sheet_artifact(
                 case _Change(known, change):
                     client.update_artifact(known, change)
                 case _Mark(run_id, labels, tags):
-                    with _unharmed():
+                    with _unharmed("The flow run got no labels and tags."):
                         client.update_flow_run_labels(run_id, labels)
                         own = client.read_flow_run(run_id).tags
                         if not tags <= {*own}:
@@ -106,7 +106,7 @@ async def acreate_contact_sheet_artifact(
                 case _Change(known, change):
                     await client.update_artifact(known, change)
                 case _Mark(run_id, labels, tags):
-                    with _unharmed():
+                    with _unharmed("The flow run got no labels and tags."):
                         await client.update_flow_run_labels(run_id, labels)
                         own = (await client.read_flow_run(run_id)).tags
                         if not tags <= {*own}:
@@ -149,11 +149,12 @@ class _Mark:
 
 
 @contextmanager
-def _unharmed() -> Generator[None]:
+def _unharmed(lost: str) -> Generator[None]:
+    """Says at DEBUG what could not be shown: a run without that is as good as another, and its images go on."""
     try:
         yield
-    except Exception:  # noqa: BLE001  a run that cannot be labelled is as good as another
-        get_logger().debug("The flow run got no labels and tags.", exc_info=True)
+    except Exception:  # noqa: BLE001
+        get_logger().debug("%s", lost, exc_info=True)
 
 
 def _nothing_else(step: object) -> None:
@@ -169,7 +170,7 @@ class _Sheet:
     show_prompts: bool
 
     def steps(self) -> Generator[Any, Any, UUID]:
-        """Shows what there is every few seconds, until all items have ended."""
+        """Shows what there is every few seconds, until all items have ended; only the last sheet may fail."""
         ids = self._run_ids()
         sheet: UUID | None = None
         progress: UUID | None = None
@@ -177,13 +178,16 @@ class _Sheet:
         while any(map(is_under_way, self.items)):
             yield _Wait(_LOOK_SECONDS)
             if time.monotonic() >= due:
-                sheet = yield from self._put(self._artifact(outcomes_so_far(self.items), ids), sheet)
-                progress = yield from self._put(self._progress(ids), progress)
+                with _unharmed("The contact sheet was not refreshed."):
+                    sheet = yield from self._put(self._artifact(outcomes_so_far(self.items), ids), sheet)
+                with _unharmed("Progress was not shown."):
+                    progress = yield from self._put(self._progress(ids), progress)
                 due = time.monotonic() + _REFRESH_SECONDS
         ended = gather_outcomes(self.items)
         made = yield from self._put(self._artifact(ended, ids), sheet)
         if progress is not None:
-            yield from self._put(self._progress(ids), progress)
+            with _unharmed("Progress was not shown."):
+                yield from self._put(self._progress(ids), progress)
         totals = Totals.of(ended)
         if ids[1] is not None:
             yield _Mark(ids[1], _labels(totals, ended), {f"model:{model}" for model in _models(ended)})

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 from prefect import flow, tags, task
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterId, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact, FlowRun
 
@@ -183,14 +183,15 @@ class TestLongRuns:
         monkeypatch.setattr(artifacts, "_REFRESH_SECONDS", 0.2)
 
     @staticmethod
-    def first_sheet(key):
+    def sheet(key, says=""):
+        """The sheet of that key, once it says so: whether others have ended by its first look is not certain."""
         with get_client(sync_client=True) as client:
             for _ in range(600):
                 found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
-                if found:
+                if found and says in f"{found[0].description} {found[0].data}":
                     return found[0]
                 time.sleep(0.05)
-        pytest.fail("no sheet within 30 s")
+        pytest.fail(f"no sheet said {says!r} within 30 s")
 
     def test_of_futures(self):
         seen = []
@@ -198,7 +199,7 @@ class TestLongRuns:
         @task
         def draw(number: int) -> UploadedImage:
             if number:
-                seen.append(self.first_sheet("live-sheet"))
+                seen.append(self.sheet("live-sheet", "1 pending, 1 uploaded"))
             return object_of(staged(), key=f"{number}.png")
 
         @flow
@@ -210,7 +211,7 @@ class TestLongRuns:
         assert "**2 images**: 1 pending, 1 uploaded." in seen[0].data
         assert "Under way." in seen[0].data
         assert "**2 images**: 2 uploaded." in last.data
-        progress = self.first_sheet("live-sheet-progress")
+        progress = self.sheet("live-sheet-progress")
         assert (progress.type, float(progress.data)) == ("progress", 100.0)
         assert progress.description == "2 of 2 images have ended."
         assert progress.flow_run_id == last.flow_run_id
@@ -221,7 +222,7 @@ class TestLongRuns:
         @task
         def draw(number: int) -> UploadedImage:
             if number:
-                seen.append(self.first_sheet("half-sheet-progress"))
+                seen.append(self.sheet("half-sheet-progress", "1 of 2 images"))
             return object_of(staged(), key=f"{number}.png")
 
         @flow
@@ -239,7 +240,7 @@ class TestLongRuns:
             if number == 2:
                 raise RefusedError("Not that.")
             if number:
-                seen.append(await asyncio.to_thread(self.first_sheet, "async-live-sheet"))
+                seen.append(await asyncio.to_thread(self.sheet, "async-live-sheet", "1 pending"))
             return object_of(staged(), key=f"{number}.png")
 
         @flow
@@ -252,6 +253,78 @@ class TestLongRuns:
 
         last = stored(await draw_three())
         assert seen[0].id == last.id
-        assert float(self.first_sheet("async-live-sheet-progress").data) == 100.0
+        assert float(self.sheet("async-live-sheet-progress").data) == 100.0
         assert "1 pending" in seen[0].data
         assert "**3 images**: 2 uploaded, 1 refused." in last.data
+
+
+@pytest.mark.prefect
+@pytest.mark.usefixtures("prefect_api")
+@pytest.mark.parametrize("kind", ["sync", "async"])
+class TestServerThatFails:
+    """A sheet on the way is for who watches; the images of the run go on without it."""
+
+    @pytest.fixture(autouse=True)
+    def often(self, monkeypatch):
+        monkeypatch.setattr(artifacts, "_REFRESH_SECONDS", 0.05)
+
+    @pytest.fixture
+    def refuse(self, monkeypatch):
+        """Refuses artifacts that are sent while something is true of them; the times that was met."""
+        met = []
+
+        def refuse(when):
+            for client in (SyncPrefectClient, PrefectClient):
+                for name in ("create_artifact", "update_artifact"):
+                    monkeypatch.setattr(client, name, refusing(getattr(client, name), when, met))
+            return met
+
+        return refuse
+
+    @staticmethod
+    async def drawn(kind, key, met):
+        """The sheet of a run with an image that ends when the server has refused twice."""
+
+        @task
+        def draw(number: int) -> UploadedImage:
+            for _ in range(600):
+                if len(met) > 1:
+                    return object_of(staged(), key=f"{number}.png")
+                time.sleep(0.05)
+            pytest.fail("nothing was refused within 30 s")
+
+        @flow
+        def sync_flow() -> UUID:
+            return create_contact_sheet_artifact(draw.map([0, 1]), key)
+
+        @flow
+        async def async_flow() -> UUID:
+            return await acreate_contact_sheet_artifact(draw.map([0, 1]), key)
+
+        return await (async_flow() if kind == "async" else asyncio.to_thread(sync_flow))
+
+    async def test_on_the_way_does_no_harm(self, refuse, kind):
+        met = refuse(lambda artifact, met: len(met) < 2)
+        last = await asyncio.to_thread(stored, await self.drawn(kind, f"{kind}-unharmed", met))
+        assert "**2 images**: 2 uploaded." in last.data
+
+    async def test_with_progress_does_no_harm(self, refuse, kind):
+        met = refuse(lambda artifact, _: "images have ended" in artifact.description)
+        last = await asyncio.to_thread(stored, await self.drawn(kind, f"{kind}-without-progress", met))
+        assert "**2 images**: 2 uploaded." in last.data
+
+    async def test_with_the_last_sheet_is_said(self, refuse, kind):
+        met = refuse(lambda artifact, _: "images have ended" not in artifact.description)
+        with pytest.raises(RuntimeError, match="no artifact here"):
+            await self.drawn(kind, f"{kind}-no-sheet", met)
+
+
+def refusing(whole, when, met):
+    def refused(client, *given, **named):
+        artifact = given[-1] if given else [*named.values()][-1]
+        if not when(artifact, met):
+            return whole(client, *given, **named)
+        met.append(artifact)
+        raise RuntimeError("no artifact here")
+
+    return refused
