@@ -53,8 +53,9 @@ def serve_all(blocks: dict[str, Any], limit: int) -> None:
     approve = approve_then_publish.to_deployment(  # pyright: ignore[reportFunctionMemberAccess]
         "served",
         description="Draws several images for one prompt, and publishes those that a person approves.",
-        parameters={"credentials": blocks["credentials"], "published": blocks["destination"]},
-        **common,
+        parameters={"credentials": blocks["credentials"], "published": blocks["destination"], "wait": "suspend"},
+        # No concurrency limit: Prefect takes its slot from a run that waits, and then ends the process.
+        tags=common["tags"],
     )
     serve(generate, edit, approve, limit=limit)
 

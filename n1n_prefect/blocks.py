@@ -488,6 +488,7 @@ class S3Location(CarefulBlock):
             key=at,
             sha256=uploaded.sha256,
             size_bytes=uploaded.size_bytes,
+            etag=uploaded.etag,
             metadata=object_keys.own_metadata(metadata),
             if_exists=if_exists,
             extra_args={**self.extra_args(), **({"TaggingDirective": "REPLACE"} if self.tags else {})},

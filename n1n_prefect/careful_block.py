@@ -47,7 +47,8 @@ class CarefulBlock(Block, ABC):
         if secret and not secret.strip("*"):
             raise ValueError(
                 "it is only asterisks, which is how Prefect shows a secret: a block passed by value was masked on its "
-                "way. Pass it by reference, {'$ref': {'block_document_id': …}}, or load it by name in the flow"
+                "way. Pass it by reference, "
+                f"{{'$ref': {{'block_document_slug': '{cls._block_type_slug}/NAME'}}}}, or load it by name in the flow"
             )
         return value
 

@@ -162,7 +162,7 @@ def _pictures(
     outcomes: list[ImageOutcome], most: int, room: int, draw: "Callable[[GeneratedImage, int], str] | None" = None
 ) -> Iterator[str]:
     """One for each outcome, empty where there is none; what is left of the room is shared evenly."""
-    left = min(most, sum(image_of(outcome) is not None for outcome in outcomes))
+    left = min(most, sum(image_of(outcome) is not None for outcome in outcomes), max(room, 0) // _LEAST)
     for outcome in outcomes:
         image = image_of(outcome)
         share = room // left if left > 0 else 0

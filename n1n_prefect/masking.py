@@ -7,10 +7,14 @@ import os
 import re
 from threading import Lock
 
+_IN_A_QUERY = (
+    "key", "token", "access_token", "sig", "signature", "password", "pw", "secret", "X-Amz-Security-Token",
+    "X-Amz-Signature",
+)  # fmt: skip
 _KEY_LIKE = re.compile(
     r"\b(sk-|AIza)[\w-]{8,}"
     r"|(?<=Bearer )[\w.+/=-]{8,}"
-    r"|(?<=[?&]key=)[^&\s\"']+"
+    rf"|(?:{'|'.join(rf'(?<=[?&]{name}=)' for name in _IN_A_QUERY)})[^&\s\"']+"
     r"|(?<=://)[^\s/?#@\"']+(?=@)"
 )
 _SHORTEST, _MOST = 8, 256

@@ -191,6 +191,7 @@ def copy(
     key: str,
     sha256: str,
     size_bytes: int,
+    etag: str = "",
     metadata: Mapping[str, Any] | None = None,
     if_exists: IfExists = "fail",
     extra_args: Mapping[str, str] | None = None,
@@ -208,6 +209,7 @@ def copy(
         key: The target's key.
         sha256: What the source is supposed to hold, lower-case hex.
         size_bytes: What the source is supposed to hold, in bytes.
+        etag: The ETag that the source had when it was written; where it is known, another one means other bytes.
         metadata: User metadata to add to the source's.
         if_exists: What to do about another object at the target: `fail`, `keep` it, or `replace` it.
         extra_args: More arguments of `copy_object`, such as `StorageClass`.
@@ -218,7 +220,8 @@ def copy(
     with location_errors(UploadError, doing="copy from", bucket=source_bucket, key=source_key):
         source = client.head_object(Bucket=source_bucket, Key=source_key)
     stored = _stored_sha256(source)
-    if source["ContentLength"] != size_bytes or stored not in ("", sha256):
+    is_same = etag in ("", _bare(source["ETag"]))  # a recorded hash is only what its writer said
+    if source["ContentLength"] != size_bytes or stored not in ("", sha256) or not is_same:
         raise UploadError(
             f"s3://{source_bucket}/{source_key} is no longer the image that was uploaded: "
             f"expected {size_bytes:,} bytes with SHA-256 {sha256}, found {source['ContentLength']:,} bytes "

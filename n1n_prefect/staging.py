@@ -231,7 +231,7 @@ def _address(block: WritableFileSystem) -> str:
     bucket, folder = getattr(block, "bucket_name", ""), getattr(block, "bucket_folder", "")
     if bucket:
         return "/".join(part for part in (f"s3://{bucket}", str(folder).strip("/")) if part)
-    base = str(getattr(block, "basepath", "") or "").rstrip("/")
+    base = without_secrets(str(getattr(block, "basepath", "") or "").rstrip("/"))
     return base or f"{type(block).__name__}:"
 
 

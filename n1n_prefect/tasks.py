@@ -394,15 +394,20 @@ def _copied(image: UploadedImage, destination: S3Location, where: Mapping[str, A
     try:
         return destination.copy_image(image, **where)
     except UploadError as exc:
-        if image.original is None or exc.code not in _MAY_BE_GONE:
+        if image.original is None or exc.code not in _WHY_NOT:
             raise
-        get_logger().warning("%s is gone or may not be read; its staged original is uploaded instead.", image.uri)
+        get_logger().warning("%s; its staged original is uploaded instead.", _WHY_NOT[exc.code].format(image.uri))
     return destination.put_image(image.original.read_bytes(), image=image.original, **where)
 
 
 # What the store says of the source: by HEAD, which has no words, and by the copy itself. AWS says 403 of what is
 # gone to who may not list. NoSuchBucket and AccessDenied come from the target.
-_MAY_BE_GONE = ("403", "404", "NoSuchKey")
+_WHY_NOT = {
+    "403": "{} is gone or may not be read",
+    "404": "{} is gone",
+    "NoSuchKey": "{} is gone",
+    "SourceChanged": "{} was replaced by somebody",
+}
 
 
 def _check_where(destination: Any, name: Any, key: Any, if_exists: Any, metadata: Any) -> None:

@@ -94,3 +94,8 @@ class TestSecrets:
     @pytest.mark.parametrize("text", ["a task-oriented ask-someone desk-lamp", "a monkey=banana", "no secret", ""])
     def test_usual_words_stay(self, text):
         assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize("name", ["key", "token", "sig", "password", "X-Amz-Security-Token", "X-Amz-Signature"])
+def test_a_secret_in_a_query_is_masked_and_its_name_is_not(name):
+    assert without_secrets(f"https://host/x?a=1&{name}=hunter2secret&b=2") == f"https://host/x?a=1&{name}=***&b=2"

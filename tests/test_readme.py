@@ -23,7 +23,7 @@ class TestReadme:
 
         monkeypatch.chdir(tmp_path)
         Image.effect_noise((64, 64), 80).save("logo.png")
-        first, many, edit, weekly, estimate, _, _ = blocks("python")
+        first, many, edit, weekly, estimate, *_ = blocks("python")
         first = first.replace(
             'N1nCredentials(api_key="sk-…")',
             f"N1nCredentials(api_key={n1n_gateway.api_key!r}, base_url={n1n_gateway.base_url!r})",

@@ -415,6 +415,14 @@ class TestCopy:
             self.copy(client, bucket)
         assert caught.value.code == "SourceChanged"
 
+    def test_source_that_was_replaced_with_a_false_record(self, client: Any, bucket: str, fox: s3.Put):
+        forged = FOX[:-1] + b"!"
+        assert self.copy(client, bucket, "before.png", etag=fox.etag).created
+        metadata = client.head_object(Bucket=bucket, Key="fox.png")["Metadata"]
+        client.put_object(Bucket=bucket, Key="fox.png", Body=forged, Metadata=metadata)
+        with pytest.raises(UploadError, match="no longer the image"):
+            self.copy(client, bucket, etag=fox.etag)
+
     def test_source_that_is_gone(self, client: Any, bucket: str):
         with pytest.raises(UploadError, match=f"copy from s3://{bucket}/gone.png.* no such object"):
             self.copy(client, bucket, source_key="gone.png")

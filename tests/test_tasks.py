@@ -475,6 +475,18 @@ class TestOutsideOfARun:
         put = scripted_store.requests[-1]
         assert (put.method, hashlib.sha256(put.body).hexdigest()) == ("PUT", there.sha256)
 
+    def test_a_copy_whose_source_somebody_replaced_is_put_from_its_original(
+        self, n1n_credentials, s3_location, moto_client, caplog
+    ):
+        image = generate_image.fn("a fox", credentials=n1n_credentials)
+        pending = upload_image.fn(image, destination=s3_location)
+        body = moto_client.get_object(Bucket=pending.bucket, Key=pending.key)["Body"].read()
+        metadata = moto_client.head_object(Bucket=pending.bucket, Key=pending.key)["Metadata"]
+        moto_client.put_object(Bucket=pending.bucket, Key=pending.key, Body=b"EVIL" + body[4:], Metadata=metadata)
+        copied = upload_image.fn(pending, destination=s3_location, key="published.png")
+        assert "was replaced by somebody; its staged original is uploaded instead." in caplog.text
+        assert moto_client.get_object(Bucket=copied.bucket, Key=copied.key)["Body"].read() == body
+
     def test_a_copy_to_a_bucket_that_is_not_there_does_not_say_the_source_is_gone(
         self, credentials, outside, s3_location, caplog
     ):

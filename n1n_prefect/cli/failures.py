@@ -8,8 +8,8 @@ import httpx
 from n1n_prefect.errors import N1nError
 from n1n_prefect.masking import without_secrets
 
-# Prefect raises RuntimeError and httpx's errors where its API cannot be reached.
-_FAILURES = (N1nError, OSError, RuntimeError, httpx.HTTPError)
+# Prefect raises RuntimeError and httpx's errors where its API cannot be reached, and ValueError for names it refuses.
+_FAILURES = (N1nError, OSError, RuntimeError, ValueError, httpx.HTTPError)
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, cast
 
-from n1n_prefect.cli import arguments
+from n1n_prefect.cli import api, arguments
 from n1n_prefect.cli.failures import one_line
 from n1n_prefect.cli.saved_blocks import SavedBlocks
 from n1n_prefect.errors import InvalidRequestError
@@ -94,10 +94,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
 
     if (args.flow_run is not None) == args.crashed:
         raise _CalledWronglyError("Give FLOW_RUN, or --crashed for all that crashed.")
-    with get_client(sync_client=True) as client:
+    # A run without a deployment may be in the database of the server that Prefect starts for a moment.
+    is_shared = args.crashed or get_current_settings().api.url
+    with api.reached() if is_shared else get_client(sync_client=True) as client:
         return _resume_all(client, args) if args.crashed else _resume(client, args)
 
 
@@ -189,8 +192,8 @@ _REFUSALS = {
         "or want it now, pass --force."
     ),
     "PAUSED": (
-        "It waits for a person: answer it in the UI, or with `prefect flow-run resume`. If you are sure that its "
-        "process is gone, pass --force."
+        "It waits for a person: press Resume on its page in the UI, or POST the answer to /flow_runs/ID/resume, as its "
+        "log says. If you are sure that its process is gone, pass --force."
     ),
 }
 
@@ -276,6 +279,9 @@ def _prepare(client: "SyncPrefectClient", flow_run: "FlowRun", parameters: dict[
     from prefect.client.schemas.responses import SetStateStatus
     from prefect.states import Scheduled
 
+    now = client.read_flow_run(flow_run.id).state
+    if now and flow_run.state and now.id != flow_run.state.id:
+        raise InvalidRequestError(f"Meanwhile it {told(now)}: somebody else resumes it. Nothing was changed.")
     if parameters != flow_run.parameters:
         client.update_flow_run(flow_run.id, parameters=parameters)
     set_state = client.set_flow_run_state(flow_run.id, Scheduled(message="Resumed by n1n-prefect resume"), force=True)
