@@ -321,6 +321,7 @@ class TestATaskRun:
         assert second.start_time >= first.end_time
         assert waits[1] > waits[0]
 
+    @pytest.mark.usefixtures("own_storage")  # the reply stays in its spool
     @pytest.mark.parametrize("failure", [StagingError, JournalUnreadableError])
     def test_what_fails_behind_a_whole_reply_is_not_the_call_s_fault(self, seen, credentials, monkeypatch, failure):
         from n1n_prefect.staging import LocalStorage
