@@ -12,12 +12,11 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import Abort, Pause
 
@@ -29,12 +28,15 @@ from n1n_prefect.errors import InvalidRequestError, ReviewTimeoutError
 from n1n_prefect.execution import require_block
 from n1n_prefect.images import GeneratedImage
 from n1n_prefect.outcomes import gather_outcomes
-from n1n_prefect.review_record import EXPIRED, ReviewRecord
+from n1n_prefect.review_deadlines import RUN_OUT, expiry_action, expiry_trigger
+from n1n_prefect.review_record import ReviewRecord
 from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_words
 from n1n_prefect.run_log import get_logger
 from n1n_prefect.steps import arun, run
 
-RUN_OUT = "The flow was paused and never resumed."  # how Prefect fails a run whose time is up
+if TYPE_CHECKING:
+    from prefect.automations import Automation
+
 _LONGEST_LOOK = 10.0  # seconds between two looks at the run
 
 
@@ -152,7 +154,7 @@ def _check_suspendable(flow_run: FlowRun) -> None:
 
 def review_deadline_automation(
     flow_name: str = "approve-then-publish", *, name: str = "n1n: act on a review's deadline"
-) -> Automation:
+) -> "Automation":
     """An automation that starts a suspended run again when nobody decided in time, so that `on_timeout` takes effect.
 
     Prefect fails such a run, and no process is left that could act. Create one for each flow that
@@ -163,22 +165,15 @@ def review_deadline_automation(
             since their pause ran out are started, whoever paused them.
         name: The automation's name.
     """
-    trigger = EventTrigger(
-        expect={"prefect.flow-run.Failed"},
-        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.state-message": RUN_OUT}),
-        match_related=ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": flow_name}),
-        for_each={"prefect.resource.id"},
-        posture=Posture.Reactive,
-        threshold=1,
-    )
-    message = "Nobody decided in time; the chosen action is taken."
-    actions: list[Any] = [ChangeFlowRunState(state=StateType.SCHEDULED, name=EXPIRED, message=message, force=False)]
-    return Automation(
-        name=name,
-        description="Starts suspended runs again whose review nobody answered, so that on_timeout takes effect.",
-        trigger=trigger,
-        actions=actions,
-    )
+    from prefect.automations import Automation  # here, since it takes longer to import than all the rest
+
+    fields = {
+        "name": name,
+        "description": "Starts suspended runs again whose review nobody answered, so that on_timeout takes effect.",
+        "trigger": expiry_trigger({"prefect.resource.role": "flow", "prefect.resource.name": flow_name}),
+        "actions": [expiry_action()],
+    }
+    return Automation.model_validate(fields)
 
 
 # ── one question, from the first look to the answer ──────────────────────────

@@ -22,11 +22,9 @@ from prefect.states import Paused, Running, Suspended
 from pydantic import ValidationError
 
 from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.review_deadlines import EXPIRED
 from n1n_prefect.reviews import Question, Review, WaitBy
 from n1n_prefect.run_log import get_logger
-
-EXPIRED = "ReviewExpired"
-"""The name of the state that `review_deadline_automation` puts a run into whose deadline has passed."""
 
 _GRACE = timedelta(minutes=5)  # a process that is alive acts at the deadline, before the server fails the run
 
