@@ -29,7 +29,7 @@ from n1n_prefect.execution import require_block
 from n1n_prefect.images import GeneratedImage
 from n1n_prefect.outcomes import gather_outcomes
 from n1n_prefect.review_deadlines import RUN_OUT, expiry_action, expiry_trigger
-from n1n_prefect.review_record import ReviewRecord
+from n1n_prefect.review_record import ReviewRecord, outlasting_failures
 from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_words
 from n1n_prefect.run_log import get_logger
 from n1n_prefect.steps import arun, run
@@ -37,6 +37,7 @@ from n1n_prefect.steps import arun, run
 if TYPE_CHECKING:
     from prefect.automations import Automation
 
+_LONGEST_WAIT = 365 * 86_400  # seconds; much more has no date any more
 _LONGEST_LOOK = 10.0  # seconds between two looks at the run
 
 
@@ -72,7 +73,7 @@ def review_images(
 
     Args:
         images: Whatever `gather_outcomes` takes: uploads, outcomes or futures.
-        timeout_seconds: How long to wait, from the first time this is asked in the run.
+        timeout_seconds: How long to wait, from the first time this is asked in the run; at most a year.
         on_timeout: Then `reject` all, `approve` all, or `fail` with `ReviewTimeoutError`.
         wait: `pause` waits in this process. `suspend` ends it, and the flow runs again from the top once it is
             answered, for which it needs a deployment. When a suspended run's deadline passes, Prefect fails it;
@@ -193,6 +194,10 @@ def _asking(given: Mapping[str, Any]) -> "_Asking":
             raise InvalidRequestError(f"{name}={given[name]!r} is none of {', '.join(choices)}.")
     if not given["timeout_seconds"] > 0:
         raise InvalidRequestError(f"timeout_seconds={given['timeout_seconds']!r} is not more than 0.")
+    if given["timeout_seconds"] > _LONGEST_WAIT:
+        raise InvalidRequestError(
+            f"timeout_seconds={given['timeout_seconds']!r} is too long; wait at most {_LONGEST_WAIT}, a year."
+        )
     check_key(given["key"])
     if given["wait"] == "suspend":
         _check_suspendable(context.flow_run)
@@ -244,15 +249,17 @@ class _Asking:
         """The decision, or None where somebody set the run going without one."""
         started = time.monotonic()
         while True:
-            state = kept.state()
-            if state and state.is_running():
-                return kept.decision()
             left = (deadline - _now()).total_seconds()
-            if left <= 0 or (state and state.is_failed() and state.message == RUN_OUT):
-                return kept.take_back() or self._expired(kept.question)
-            if state and not state.is_paused():
-                raise Abort(f"The run is {state.name} and waits for no decision any more.")
-            yield _Wait(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, left + 0.05))
+            with outlasting_failures():
+                state = kept.state()
+                if state and state.is_running():
+                    return kept.decision() or (None if left > 0 else self._expired(kept.question))
+                if left <= 0 or (state and state.is_failed() and state.message == RUN_OUT):
+                    return kept.take_back() or self._expired(kept.question)
+                if state and not state.is_paused():
+                    raise Abort(f"The run is {state.name} and waits for no decision any more.")
+            until_deadline = left + 0.05 if left > 0 else _LONGEST_LOOK
+            yield _Wait(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, until_deadline))
 
     def _expired(self, question: Question) -> Review:
         if self.on_timeout == "fail":
