@@ -28,7 +28,7 @@ def approve_then_publish(
     model: ImageModel = "gemini-2.5-flash-image",
     aspect_ratio: AspectRatio = "1:1",
     wait: Literal["pause", "suspend"] = "pause",
-    timeout_minutes: Annotated[float, Field(gt=0)] = 1440,
+    timeout_minutes: Annotated[float, Field(gt=0, le=525_600)] = 1440,
     on_timeout: Literal["reject", "approve", "fail"] = "reject",
 ) -> list[ImageOutcome]:
     """Draw several images for one prompt, ask a person about each, and publish what is approved.
@@ -42,7 +42,7 @@ def approve_then_publish(
         model: The image model.
         aspect_ratio: Width to height.
         wait: Pause keeps the process; suspend ends it, and a worker goes on once there is an answer.
-        timeout_minutes: How long to wait for an answer in each round.
+        timeout_minutes: How long to wait for an answer in each round; at most a year.
         on_timeout: What happens then.
     """
     n1n.check_review(pending, published, wait=wait)

@@ -12,12 +12,11 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import Abort, Pause
 
@@ -29,12 +28,16 @@ from n1n_prefect.errors import InvalidRequestError, ReviewTimeoutError
 from n1n_prefect.execution import require_block
 from n1n_prefect.images import GeneratedImage
 from n1n_prefect.outcomes import gather_outcomes
-from n1n_prefect.review_record import EXPIRED, ReviewRecord
+from n1n_prefect.review_deadlines import RUN_OUT, expiry_action, expiry_trigger
+from n1n_prefect.review_record import ReviewRecord, outlasting_failures
 from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_words
 from n1n_prefect.run_log import get_logger
 from n1n_prefect.steps import arun, run
 
-RUN_OUT = "The flow was paused and never resumed."  # how Prefect fails a run whose time is up
+if TYPE_CHECKING:
+    from prefect.automations import Automation
+
+_LONGEST_WAIT = 365 * 86_400  # seconds; much more has no date any more
 _LONGEST_LOOK = 10.0  # seconds between two looks at the run
 
 
@@ -70,7 +73,7 @@ def review_images(
 
     Args:
         images: Whatever `gather_outcomes` takes: uploads, outcomes or futures.
-        timeout_seconds: How long to wait, from the first time this is asked in the run.
+        timeout_seconds: How long to wait, from the first time this is asked in the run; at most a year.
         on_timeout: Then `reject` all, `approve` all, or `fail` with `ReviewTimeoutError`.
         wait: `pause` waits in this process. `suspend` ends it, and the flow runs again from the top once it is
             answered, for which it needs a deployment. When a suspended run's deadline passes, Prefect fails it;
@@ -152,7 +155,7 @@ def _check_suspendable(flow_run: FlowRun) -> None:
 
 def review_deadline_automation(
     flow_name: str = "approve-then-publish", *, name: str = "n1n: act on a review's deadline"
-) -> Automation:
+) -> "Automation":
     """An automation that starts a suspended run again when nobody decided in time, so that `on_timeout` takes effect.
 
     Prefect fails such a run, and no process is left that could act. Create one for each flow that
@@ -163,22 +166,15 @@ def review_deadline_automation(
             since their pause ran out are started, whoever paused them.
         name: The automation's name.
     """
-    trigger = EventTrigger(
-        expect={"prefect.flow-run.Failed"},
-        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.state-message": RUN_OUT}),
-        match_related=ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": flow_name}),
-        for_each={"prefect.resource.id"},
-        posture=Posture.Reactive,
-        threshold=1,
-    )
-    message = "Nobody decided in time; the chosen action is taken."
-    actions: list[Any] = [ChangeFlowRunState(state=StateType.SCHEDULED, name=EXPIRED, message=message, force=False)]
-    return Automation(
-        name=name,
-        description="Starts suspended runs again whose review nobody answered, so that on_timeout takes effect.",
-        trigger=trigger,
-        actions=actions,
-    )
+    from prefect.automations import Automation  # here, since it takes longer to import than all the rest
+
+    fields = {
+        "name": name,
+        "description": "Starts suspended runs again whose review nobody answered, so that on_timeout takes effect.",
+        "trigger": expiry_trigger({"prefect.resource.role": "flow", "prefect.resource.name": flow_name}),
+        "actions": [expiry_action()],
+    }
+    return Automation.model_validate(fields)
 
 
 # ── one question, from the first look to the answer ──────────────────────────
@@ -198,6 +194,10 @@ def _asking(given: Mapping[str, Any]) -> "_Asking":
             raise InvalidRequestError(f"{name}={given[name]!r} is none of {', '.join(choices)}.")
     if not given["timeout_seconds"] > 0:
         raise InvalidRequestError(f"timeout_seconds={given['timeout_seconds']!r} is not more than 0.")
+    if given["timeout_seconds"] > _LONGEST_WAIT:
+        raise InvalidRequestError(
+            f"timeout_seconds={given['timeout_seconds']!r} is too long; wait at most {_LONGEST_WAIT}, a year."
+        )
     check_key(given["key"])
     if given["wait"] == "suspend":
         _check_suspendable(context.flow_run)
@@ -249,15 +249,17 @@ class _Asking:
         """The decision, or None where somebody set the run going without one."""
         started = time.monotonic()
         while True:
-            state = kept.state()
-            if state and state.is_running():
-                return kept.decision()
             left = (deadline - _now()).total_seconds()
-            if left <= 0 or (state and state.is_failed() and state.message == RUN_OUT):
-                return kept.take_back() or self._expired(kept.question)
-            if state and not state.is_paused():
-                raise Abort(f"The run is {state.name} and waits for no decision any more.")
-            yield _Wait(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, left + 0.05))
+            with outlasting_failures():
+                state = kept.state()
+                if state and state.is_running():
+                    return kept.decision() or (None if left > 0 else self._expired(kept.question))
+                if left <= 0 or (state and state.is_failed() and state.message == RUN_OUT):
+                    return kept.take_back() or self._expired(kept.question)
+                if state and not state.is_paused():
+                    raise Abort(f"The run is {state.name} and waits for no decision any more.")
+            until_deadline = left + 0.05 if left > 0 else _LONGEST_LOOK
+            yield _Wait(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, until_deadline))
 
     def _expired(self, question: Question) -> Review:
         if self.on_timeout == "fail":

@@ -6,7 +6,7 @@ fired, and forgets some of them when a run is started again.
 
 import json
 from collections.abc import Generator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from itertools import count
@@ -22,12 +22,12 @@ from prefect.states import Paused, Running, Suspended
 from pydantic import ValidationError
 
 from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.review_deadlines import EXPIRED
 from n1n_prefect.reviews import Question, Review, WaitBy
 from n1n_prefect.run_log import get_logger
 
-EXPIRED = "ReviewExpired"
-"""The name of the state that `review_deadline_automation` puts a run into whose deadline has passed."""
-
+# A run that is scheduled gets these names while it waits for a worker or for a free slot.
+_STILL_SCHEDULED = ("Late", "AwaitingConcurrencySlot")
 _GRACE = timedelta(minutes=5)  # a process that is alive acts at the deadline, before the server fails the run
 
 
@@ -66,7 +66,7 @@ class ReviewRecord:
         self._write(f"{self.key}-asked-{number}", wait)
         state = self._waiting(wait, number, deadline)
         answer = self.client.set_flow_run_state(self.flow_run.id, state)
-        if answer.status != SetStateStatus.ACCEPT:
+        if answer.status != SetStateStatus.ACCEPT and not self._waits_under(state.state_details.pause_key):
             why = getattr(answer.details, "reason", None) or "no reason is given"
             raise InvalidRequestError(f"Prefect does not let this run wait for a decision: {why}")
         # After the state: Prefect forgets what is under these keys when the run begins to wait.
@@ -75,6 +75,11 @@ class ReviewRecord:
         description = self.question.description(deadline, objection=str(objection), show_prompts=show_prompts)
         self._write(keyset["description"], description)
         return answer.state or state
+
+    def _waits_under(self, pause_key: str | None) -> bool:
+        """Whether the run waits as asked: the first of two sendings was accepted, and its answer lost."""
+        state = self.state()
+        return state is not None and state.is_paused() and state.state_details.pause_key == pause_key
 
     def _waiting(self, wait: WaitBy, number: int, deadline: datetime) -> State[Any]:
         key = f"{self.key}-{number}"
@@ -108,12 +113,8 @@ class ReviewRecord:
         return review
 
     def state(self) -> "State[Any] | None":
-        """The run's state now, or None while the server cannot be reached."""
-        try:
-            return self.client.read_flow_run(self.flow_run.id).state
-        except httpx.TransportError as exc:
-            get_logger().warning("The Prefect API cannot be reached (%s); still waiting.", exc)
-            return None
+        """The run's state now."""
+        return self.client.read_flow_run(self.flow_run.id).state
 
     def deadline(self) -> datetime | None:
         """Until when an answer was asked for."""
@@ -127,20 +128,24 @@ class ReviewRecord:
 
     def forget_deadline(self) -> None:
         """Lets the next question have a deadline of its own."""
-        self.client.delete_flow_run_input(self.flow_run.id, f"{self.key}-deadline")
+        try:
+            self.client.delete_flow_run_input(self.flow_run.id, f"{self.key}-deadline")
+        except PrefectHTTPStatusError as exc:
+            # Prefect's client sends again what was not answered, and the first time may have done it.
+            if exc.response.status_code != 404:
+                raise
 
     def was_started_by_automation(self) -> bool:
         """Whether an automation, and no person, started the run this time."""
         states = self.client.read_flow_run_states(self.flow_run.id)
-        scheduled = [state for state in states if state.is_scheduled()]
+        scheduled = [state for state in states if state.is_scheduled() and state.name not in _STILL_SCHEDULED]
         return bool(scheduled) and max(scheduled, key=lambda state: state.timestamp).name == EXPIRED
 
     def once(self, what: str) -> bool:
         """Whether this is the first time, in whichever process."""
         if self._read(f"{self.key}-{what}") is not None:
             return False
-        with suppress(PrefectHTTPStatusError):
-            self._write(f"{self.key}-{what}", True)
+        self._write(f"{self.key}-{what}", True)
         return True
 
     def _read(self, key: str) -> Any:
@@ -152,7 +157,28 @@ class ReviewRecord:
             return None
 
     def _write(self, key: str, value: Any) -> None:
-        self.client.create_flow_run_input(self.flow_run.id, key, json.dumps(value))
+        text = json.dumps(value)
+        try:
+            self.client.create_flow_run_input(self.flow_run.id, key, text)
+        except PrefectHTTPStatusError as exc:
+            # Prefect's client sends again what was not answered, though the first time may have been kept.
+            if exc.response.status_code != 409 or self._read(key) != json.loads(text):
+                raise
+
+
+@contextmanager
+def outlasting_failures() -> Generator[None]:
+    """Leaves the block where the API has a failure that may be over at the next look, and says so."""
+    try:
+        yield
+    except (httpx.TransportError, PrefectHTTPStatusError) as exc:
+        if isinstance(exc, PrefectHTTPStatusError) and not _may_pass(exc.response.status_code):
+            raise
+        get_logger().warning("The Prefect API gave no answer (%s); still waiting.", exc)
+
+
+def _may_pass(status: int) -> bool:
+    return status in (408, 429) or status >= 500
 
 
 def _keyset_of(state: State[Any]) -> dict[str, str]:

@@ -10,25 +10,31 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
 import pytest
 from prefect import flow, task
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelled, Failed, Running
+from prefect.states import Cancelled, Completed, Failed, Pending, Running, Scheduled
 
 import n1n_prefect as n1n
 from n1n_prefect import InvalidRequestError, N1nCredentials, ReviewTimeoutError, S3Location
 from n1n_prefect.cli import main as command
 from n1n_prefect.images import ImageOutcome
+from n1n_prefect.review_deadlines import EXPIRED, RUN_OUT
+from n1n_prefect.review_record import ReviewRecord
+from n1n_prefect.reviews import Question
 from n1n_prefect.testing import LocalGateway
 from tests import publishing
 from tests.s3_servers import S3Server, new_bucket
 from tests.staged_images import good, png, refused, staged
+from tests.unsteady import Trouble, unsteady
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api")]
 
@@ -381,6 +387,128 @@ def reviewed(outcomes: list[Any], *answers: Callable[[Asked], Any], **options: A
     return review, person
 
 
+# ── a server that is not always well ─────────────────────────────────────────
+
+
+def reviewed_through(*troubles: Trouble, answers: tuple[Callable[[Asked], Any], ...], **options: Any) -> n1n.Review:
+    """What was decided where the run's own requests meet trouble, and the person's do not."""
+
+    @flow(validate_parameters=False)
+    def asking_through() -> n1n.Review:
+        with unsteady(*troubles):
+            return n1n.review_images([good()], **options)
+
+    person = Person(f"unsteady-{uuid.uuid4().hex}", answers)
+    with person.watching():
+        return asking_through.with_options(flow_run_name=person.name)()
+
+
+_EXPIRING = {"answers": (), "timeout_seconds": 2.0, "on_timeout": "approve"}
+
+
+class TestAnUnsteadyServer:
+    @pytest.mark.parametrize("what", ["-deadline", "-asked-0", "-schema", "-description", "-told"])
+    def test_a_record_whose_answer_was_lost_is_kept_once(self, what):
+        lost = Trouble(rf'POST .*/input .*"key": ?"[^"]*{what}"', 503, arrives=True)
+        assert len(reviewed_through(lost, answers=(says(approve=["image 1"]),)).approved) == 1
+
+    def test_a_run_that_waits_though_the_answer_was_lost_goes_on_waiting(self):
+        lost = Trouble(r'POST .*/set_state .*"PAUSED"', 503, arrives=True)
+        assert len(reviewed_through(lost, answers=(says(approve=["image 1"]),)).approved) == 1
+
+    @pytest.mark.parametrize("status", [500, 504])
+    def test_a_look_at_the_run_that_fails_ends_no_wait(self, status):
+        broken = Trouble(r"GET .*/flow_runs/[0-9a-f-]{36} ", status)
+        assert len(reviewed_through(broken, answers=(says(approve=["image 1"]),)).approved) == 1
+
+    def test_neither_does_a_decision_that_cannot_be_read(self):
+        broken = Trouble(r"GET .*/input/\S*-response ")
+        assert len(reviewed_through(broken, answers=(says(approve=["image 1"]),)).approved) == 1
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            Trouble(r'POST .*/set_state .*"RUNNING"'),
+            Trouble(r'POST .*/set_state .*"RUNNING"', arrives=True),
+            Trouble(r"GET .*/input/\S*-response "),
+        ],
+    )
+    def test_neither_does_a_deadline_that_cannot_be_acted_on_at_once(self, broken):
+        review = reviewed_through(broken, **_EXPIRING)
+        assert [image.decided_by for image in review.approved] == ["timeout"]
+
+    def test_a_server_that_refuses_is_believed(self):
+        refusing = Trouble(r"GET .*/flow_runs/[0-9a-f-]{36} ", 403)
+        with pytest.raises(PrefectHTTPStatusError, match="403"):
+            reviewed_through(refusing, answers=(), timeout_seconds=60)
+
+
+class TestRecord:
+    def test_a_deadline_whose_removal_was_not_answered_is_gone(self):
+        with recorded(Trouble("DELETE .*/input/.*-deadline", 503, arrives=True)) as kept:
+            kept.set_deadline(_NOON)
+            kept.forget_deadline()
+            assert kept.deadline() is None
+
+    def test_another_value_under_the_same_key_is_no_repetition(self):
+        with recorded() as kept:
+            assert kept.set_deadline(_NOON) == kept.set_deadline(_NOON)
+            with pytest.raises(PrefectHTTPStatusError, match="409"):
+                kept.set_deadline(_NOON + timedelta(days=1))
+
+    def test_a_mark_that_cannot_be_kept_is_told(self):
+        with recorded(Trouble("POST .*/input .*-told")) as kept, pytest.raises(PrefectHTTPStatusError, match="500"):
+            kept.once("told")
+
+
+_NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
+
+
+@contextmanager
+def recorded(*troubles: Trouble) -> Iterator[ReviewRecord]:
+    """What is kept of a question, in a run that is only a row."""
+    with unsteady(*troubles), get_client(sync_client=True) as client:
+        run = client.create_flow_run(asking, state=Pending())
+        yield ReviewRecord(client, run, Question((good(),), True, "fail"), "n1n-review")
+
+
+class TestStartedByAutomation:
+    def test_also_where_it_waited_for_a_free_slot(self):
+        with recorded() as record:
+            deployment = deployed_with_one_slot(record.client)
+            first, run = [record.client.create_flow_run_from_deployment(deployment) for _ in range(2)]
+            kept = replace(record, flow_run=run)
+            assert kept.client.set_flow_run_state(first.id, Pending()).status == "ACCEPT"
+            run_out(kept)
+            assert kept.was_started_by_automation()
+            answer = kept.client.set_flow_run_state(run.id, Pending())  # as a worker asks
+            assert (answer.state.type, answer.state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
+            assert kept.was_started_by_automation()
+            kept.client.set_flow_run_state(first.id, Completed(), force=True)
+            for state in (Scheduled(name="Late"), Pending(), Running()):
+                kept.client.set_flow_run_state(run.id, state, force=True)
+            assert kept.was_started_by_automation()
+
+    def test_not_where_a_person_started_it_since(self):
+        with recorded() as kept:
+            assert not kept.was_started_by_automation()
+            run_out(kept)
+            kept.client.set_flow_run_state(kept.flow_run.id, Failed(message="Nobody decided."), force=True)
+            kept.client.set_flow_run_state(kept.flow_run.id, Scheduled(), force=True)
+            assert not kept.was_started_by_automation()
+
+
+def deployed_with_one_slot(client: SyncPrefectClient) -> uuid.UUID:
+    flow_id = client.create_flow(asking)
+    return client.create_deployment(flow_id, f"one-{uuid.uuid4().hex}", concurrency_limit=1)
+
+
+def run_out(kept: ReviewRecord) -> None:
+    """The server fails the run, and the automation starts it."""
+    for state in (Failed(message=RUN_OUT), Scheduled(name=EXPIRED)):
+        kept.client.set_flow_run_state(kept.flow_run.id, state, force=True)
+
+
 # ── other ways to ask ────────────────────────────────────────────────────────
 
 
@@ -439,6 +567,9 @@ class TestHow:
             ({"on_timeout": "explode"}, "on_timeout='explode' is none of reject, approve, fail"),
             ({"wait": "sleep"}, "wait='sleep' is none of pause, suspend"),
             ({"timeout_seconds": 0}, "timeout_seconds=0 is not more than 0"),
+            ({"timeout_seconds": float("nan")}, "timeout_seconds=nan is not more than 0"),
+            ({"timeout_seconds": float("inf")}, "timeout_seconds=inf .* at most 31536000, a year"),
+            ({"timeout_seconds": 1e12}, "timeout_seconds=1000000000000.0 .* at most 31536000, a year"),
             ({"key": "Round 1"}, "key='Round 1' cannot be"),
             ({"wait": "suspend"}, "without a deployment"),
         ],

@@ -233,29 +233,12 @@ _REVIEW_WANTED = Sample(
 
 
 def _review_expired() -> Sample:
-    from n1n_prefect.approval import RUN_OUT
-    from n1n_prefect.review_record import EXPIRED
+    from n1n_prefect.review_deadlines import expiry_action, expiry_trigger
 
     return Sample(
         "n1n: review expired",
         f"Starts a suspended run with the tag {TAG} again when nobody decided about its images in time, so that its "
         "on_timeout takes effect: Prefect fails such a run, and no process is left that could act.",
-        {
-            "type": "event",
-            "match": {**_A_RUN, "prefect.state-message": RUN_OUT},
-            "match_related": _OUR_RUNS,
-            "expect": ["prefect.flow-run.Failed"],
-            "for_each": ["prefect.resource.id"],
-            "posture": "Reactive",
-            "within": 0,
-        },
-        actions=(
-            {
-                "type": "change-flow-run-state",
-                "state": "SCHEDULED",
-                "name": EXPIRED,
-                "message": "Nobody decided in time; the chosen action is taken.",
-                "force": False,
-            },
-        ),
+        expiry_trigger(_OUR_RUNS),
+        actions=(expiry_action(),),
     )

@@ -15,8 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from n1n_prefect.approval import RUN_OUT
-from n1n_prefect.review_record import EXPIRED
+from n1n_prefect.review_deadlines import EXPIRED, RUN_OUT
 from tests.prefect_server import PrefectServer, wait_for
 
 pytestmark = pytest.mark.prefect
