@@ -10,9 +10,10 @@ import inspect
 import json
 import time
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, get_args
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
@@ -125,7 +126,7 @@ def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "
         wait: How the run is going to wait.
 
     Raises:
-        InvalidRequestError: Both are the same place, or this run cannot be suspended.
+        InvalidRequestError: Both are the same place, or this run cannot wait in this way.
     """
     require_block(pending, S3Location, "pending")
     require_block(published, S3Location, "published")
@@ -136,11 +137,26 @@ def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "
             "would be cleaned away. Give pending a prefix of its own, such as pending/."
         )
     context = FlowRunContext.get()
-    if wait == "suspend" and context and context.flow_run:
-        _check_suspendable(context.flow_run)
+    if context and context.flow_run:
+        _check_waiting(context.flow_run, wait)
 
 
 _ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
+
+
+def _check_waiting(flow_run: FlowRun, wait: WaitBy) -> None:
+    if wait == "suspend":
+        _check_suspendable(flow_run)
+    elif flow_run.deployment_id is not None and _is_limited(flow_run.deployment_id):
+        raise InvalidRequestError(
+            "The deployment has a concurrency_limit: Prefect takes its slot from a run that pauses, and ends the "
+            "process some minutes later. Use wait='suspend', or a deployment without the limit."
+        )
+
+
+def _is_limited(deployment_id: UUID) -> bool:
+    with get_client(sync_client=True) as client:
+        return client.read_deployment(deployment_id).global_concurrency_limit is not None
 
 
 def _check_suspendable(flow_run: FlowRun) -> None:
@@ -199,8 +215,7 @@ def _asking(given: Mapping[str, Any]) -> "_Asking":
             f"timeout_seconds={given['timeout_seconds']!r} is too long; wait at most {_LONGEST_WAIT}, a year."
         )
     check_key(given["key"])
-    if given["wait"] == "suspend":
-        _check_suspendable(context.flow_run)
+    _check_waiting(context.flow_run, given["wait"])
     return _Asking(context.flow_run, **{name: given[name] for name in _Asking.__dataclass_fields__ if name in given})
 
 
@@ -221,7 +236,7 @@ class _Asking:
         if not question.candidates:
             return Review(failed=question.failed)
         with get_client(sync_client=True) as client:
-            kept = ReviewRecord(client, self.flow_run, question, f"n1n-{self.key}-{question.digest}")
+            kept = ReviewRecord(client, self.flow_run, question, f"n1n-{self.key}").numbered()
             review = kept.decision() or (yield from self._ask(client, kept))
             if kept.once("told"):
                 self._tell(review)
@@ -231,7 +246,7 @@ class _Asking:
         deadline = kept.deadline()
         if deadline and deadline <= _now():
             if self.on_timeout != "fail" or kept.was_started_by_automation():
-                return self._expired(kept.question)
+                return self._expired(kept)
             kept.forget_deadline()
             deadline = None
         deadline = deadline or kept.set_deadline(_now() + timedelta(seconds=self.timeout_seconds))
@@ -253,20 +268,22 @@ class _Asking:
             with outlasting_failures():
                 state = kept.state()
                 if state and state.is_running():
-                    return kept.decision() or (None if left > 0 else self._expired(kept.question))
+                    return kept.decision() or (None if left > 0 else self._expired(kept))
                 if left <= 0 or (state and state.is_failed() and state.message == RUN_OUT):
-                    return kept.take_back() or self._expired(kept.question)
+                    return kept.take_back() or self._expired(kept)
                 if state and not state.is_paused():
                     raise Abort(f"The run is {state.name} and waits for no decision any more.")
             until_deadline = left + 0.05 if left > 0 else _LONGEST_LOOK
             yield _Wait(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, until_deadline))
 
-    def _expired(self, question: Question) -> Review:
+    def _expired(self, kept: ReviewRecord) -> Review:
         if self.on_timeout == "fail":
             raise ReviewTimeoutError(
                 f"Nobody decided about the images within {self.timeout_seconds:g} seconds. They are paid for and kept; "
                 f"to be asked again without paying again: n1n-prefect resume {self.flow_run.id}"
             )
+        # That somebody's answer was no decision does not make it a consent.
+        question = replace(kept.question, on_timeout="reject") if kept.was_answered() else kept.question
         return question.undecided()
 
     def _show(self, client: SyncPrefectClient, question: Question) -> None:
@@ -280,7 +297,7 @@ class _Asking:
     def _tell_asked(self, kept: ReviewRecord, deadline: datetime) -> None:
         question = kept.question
         get_logger().info(
-            "Waiting until %s for a decision about %d images; then on_timeout=%r. Press Resume on the run's page, or "
+            "Waiting until %s for a decision (images: %d); then on_timeout=%r. Press Resume on the run's page, or "
             "POST /flow_runs/%s/resume %s",
             deadline.isoformat(timespec="seconds"), len(question.candidates), self.on_timeout, self.flow_run.id,
             json.dumps({"run_input": question.example()}),

@@ -7,7 +7,7 @@ fired, and forgets some of them when a run is started again.
 import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from itertools import count
 from typing import Any
@@ -38,7 +38,23 @@ class ReviewRecord:
     client: SyncPrefectClient
     flow_run: FlowRun
     question: Question
-    key: str
+    prefix: str
+
+    @property
+    def key(self) -> str:
+        """What the keys of this question begin with."""
+        return f"{self.prefix}-{self.question.digest}"
+
+    def numbered(self) -> "ReviewRecord":
+        """The record of the question with numbers that no other of the run has, the same in every process."""
+        kept = self._read(f"{self.key}-numbers")
+        if kept is None:
+            inputs = self.client.filter_flow_run_input(self.flow_run.id, self.prefix, limit=200, exclude_keys=set())
+            taken = [json.loads(each.value) for each in inputs if each.key.endswith("-numbers")]
+            first = 1 + max((last for _, last in taken), default=0)
+            kept = [first, first + len(self.question.outcomes) - 1]
+            self._write(f"{self.key}-numbers", kept)
+        return replace(self, question=replace(self.question, first=kept[0]))
 
     def decision(self) -> Review | None:
         """What a person answered, however often it was asked."""
@@ -56,6 +72,10 @@ class ReviewRecord:
                 yield f"The answer does not fit: {exc.errors(include_url=False)[0]['msg']}."
             except ValueError as exc:
                 yield str(exc)
+
+    def was_answered(self) -> bool:
+        """Whether a person answered, be it a decision or not."""
+        return next(self._answers(), None) is not None
 
     def ask(self, wait: WaitBy, deadline: datetime, *, show_prompts: bool) -> State[Any]:
         """Makes the run one that waits, with a dialog of its own."""

@@ -35,7 +35,7 @@ class ReviewedImage:
     """One image, and what was decided about it."""
 
     number: int
-    """Its number in the dialog: its place among what was handed over, from 1."""
+    """Its number in the dialog, which no other image of the run has, so that an answer is never about another."""
 
     outcome: ImageOutcome
     """How it came about."""
@@ -51,6 +51,9 @@ class ReviewedImage:
 
     reviewer: str = ""
     """The name that the person gave."""
+
+    place: int = 0
+    """Its place among what was handed over, from 0."""
 
     @property
     def uploaded(self) -> UploadedImage | None:
@@ -104,7 +107,7 @@ class Review:
             requests: What the reviewed images were drawn from, in the same order.
         """
         fresh = max((request.sample for request in requests), default=0) + 1
-        again = [(requests[image.number - 1], image.note) for image in self.to_regenerate]
+        again = [(requests[image.place], image.note) for image in self.to_regenerate]
         return [
             replace(request, prompt=f"{request.prompt}\n\n{note}" if note else request.prompt, sample=fresh + place)
             for place, (request, note) in enumerate(again)
@@ -130,15 +133,23 @@ class Question:
     on_timeout: OnTimeout
     """What happens when nobody decides in time."""
 
+    first: int = 1
+    """The number of the first of them; those of later questions go on, and an answer to an earlier one is refused."""
+
+    @property
+    def by_number(self) -> dict[int, ImageOutcome]:
+        """Everything, by number."""
+        return dict(enumerate(self.outcomes, self.first))
+
     @property
     def candidates(self) -> dict[int, ImageOutcome]:
         """What there is to decide about, by number."""
-        return {number: outcome for number, outcome in enumerate(self.outcomes, 1) if has_image(outcome)}
+        return {number: outcome for number, outcome in self.by_number.items() if has_image(outcome)}
 
     @property
     def numbered(self) -> list[ImageOutcome]:
         """Everything, named by its number."""
-        return [replace(outcome, id=f"Image {number}") for number, outcome in enumerate(self.outcomes, 1)]
+        return [replace(outcome, id=f"Image {number}") for number, outcome in self.by_number.items()]
 
     @property
     def failed(self) -> tuple[ImageOutcome, ...]:
@@ -147,8 +158,8 @@ class Question:
 
     @property
     def digest(self) -> str:
-        """Names these very images, so that no answer is ever taken for one about others."""
-        each = [f"{number}:{_sha256_of(outcome)}" for number, outcome in self.candidates.items()]
+        """Names these very images and what was asked for, so that no answer is ever taken for one about others."""
+        each = [f"{place}:{_identity_of(outcome)}" for place, outcome in enumerate(self.outcomes) if has_image(outcome)]
         return hashlib.sha256(" ".join(each).encode()).hexdigest()[:12]
 
     @property
@@ -180,9 +191,7 @@ class Question:
         again = " draws those under **Regenerate** anew and pays for them," if self.may_regenerate else ""
         terms = f"This publishes the images under **Approve**,{again} and rejects the rest."
         late = f"Nobody by {moment}: {_CONSEQUENCES[self.on_timeout]}."
-        sheet = dialog_markdown(
-            dict(enumerate(self.outcomes, 1)), show_prompts=show_prompts, max_total_bytes=_MAX_SHEET_BYTES
-        )
+        sheet = dialog_markdown(self.by_number, show_prompts=show_prompts, max_total_bytes=_MAX_SHEET_BYTES)
         return "\n\n".join(filter(None, (objection and f"**Asked again.** {objection}", terms, late, sheet)))
 
     def _price(self) -> str:
@@ -206,7 +215,8 @@ class Question:
                 outcome,
                 "approve" if _label(number) in approved else "regenerate" if _label(number) in again else "reject",
                 notes[number],
-                reviewer=said["reviewer"].strip(),
+                reviewer=" ".join(said["reviewer"].split()),
+                place=number - self.first,
             )
             for number, outcome in self.candidates.items()
         ]
@@ -216,14 +226,14 @@ class Question:
         """The review that the deadline makes."""
         decision: Decision = "approve" if self.on_timeout == "approve" else "reject"
         images = [
-            ReviewedImage(number, outcome, decision, decided_by="timeout")
+            ReviewedImage(number, outcome, decision, decided_by="timeout", place=number - self.first)
             for number, outcome in self.candidates.items()
         ]
         return Review(tuple(images), self.failed)
 
     def example(self) -> dict[str, Any]:
         """An answer, for people who write one."""
-        return {"approve": [_label(number) for number in self.candidates]}
+        return {"approve": [_label(min(self.candidates))]}
 
 
 _CONSEQUENCES = {
@@ -233,6 +243,7 @@ _CONSEQUENCES = {
 }
 _AGAIN = "These are drawn anew by the note, and paid for{}. The rest is rejected."
 _NOTE = "A line such as 2: at night is for image 2; other lines are for all of them."
+_FOR_ONE = re.compile(r"\s*(?:image\s+)?(\d+)\s*:(?!\d)\s*", re.IGNORECASE)
 
 
 def _label(number: int) -> str:
@@ -240,21 +251,28 @@ def _label(number: int) -> str:
 
 
 def _notes(text: str, numbers: Iterable[int]) -> dict[int, str]:
-    """The note for each image: the lines that begin with its number, and those that begin with none."""
+    """The note for each image: the lines that begin with its number, and those that begin with none.
+
+    Raises:
+        ValueError: A line is for an image that there is not.
+    """
     notes: dict[int, list[str]] = {number: [] for number in numbers}
     for line in text.splitlines():
-        named = re.match(r"\s*(?:image\s+)?(\d+)\s*:\s*", line, re.IGNORECASE)
-        if named and int(named[1]) in notes:
-            notes[int(named[1])].append(line[named.end() :])
-        else:
-            for lines in notes.values():
-                lines.append(line)
+        named = _FOR_ONE.match(line)
+        if named and int(named[1]) not in notes:
+            raise ValueError(f"The note has a line for image {named[1]}, and there are images {_listed(notes)}.")
+        for lines in [notes[int(named[1])]] if named else notes.values():
+            lines.append(line[named.end() :] if named else line)
     return {number: "\n".join(lines).strip() for number, lines in notes.items()}
 
 
-def _sha256_of(outcome: ImageOutcome) -> str:
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _identity_of(outcome: ImageOutcome) -> str:
     image = outcome.uploaded or outcome.image
-    return image.sha256 if image else ""
+    return f"{image.sha256}:{image.request_key}" if image else ""
 
 
 def numbered_words(images: Iterable[ReviewedImage]) -> str:

@@ -198,8 +198,8 @@ class TestTheFlow:
     def test_draws_anew_by_the_note_and_keeps_what_was_approved(self, shop):
         state, person = shop.run(
             says(approve=["image 1"], regenerate=["image 3"], note="2: too dark\n3: at night"),
-            says(regenerate=["image 1"], note="with a lantern"),
-            says(approve=["image 1"], reviewer="Ann"),
+            says(regenerate=["image 4"], note="with a lantern"),
+            says(approve=["image 5"], reviewer="Ann"),
         )
         assert state.message.startswith("5 images: 3 rejected, 2 uploaded.")
         assert shop.count() == (0, 2)
@@ -211,10 +211,22 @@ class TestTheFlow:
         assert "pays" not in person.asked[2].description
 
     def test_the_same_again_is_another_picture(self, shop):
-        state, _ = shop.run(says(regenerate=["image 1"]), says(approve=["image 1"]), candidates=1)
+        state, _ = shop.run(says(regenerate=["image 1"]), says(approve=["image 2"]), candidates=1)
         assert shop.count() == (0, 1)
         first, second = sorted(state.result(), key=lambda row: row.status)
         assert first.image.sha256 != second.image.sha256
+        assert shop.paid == ["a red fox"] * 2
+
+    def test_an_answer_to_an_earlier_question_is_refused(self, shop):
+        replies = []
+
+        def too_late(asked):
+            replies.append(asked.says(approve=["image 1"]))
+            asked.says(approve=[], note="none of them")
+
+        shop.run(says(regenerate=["image 1"]), too_late, candidates=1)
+        assert replies[0]["status"] == "REJECT"
+        assert shop.count() == (0, 0)
         assert shop.paid == ["a red fox"] * 2
 
     def test_what_was_refused_is_told_and_not_asked(self, shop):

@@ -78,11 +78,16 @@ class TestDecided:
             ("softer light", ["softer light", "softer light"]),
             ("2: at night", ["", "at night"]),
             ("Image 1 : by day\nwith a cat\n2:at night", ["by day\nwith a cat", "with a cat\nat night"]),
+            ("2:1 crop, please", ["2:1 crop, please", "2:1 crop, please"]),
             ("16:9 is too wide", ["16:9 is too wide", "16:9 is too wide"]),
         ],
     )
     def test_notes_are_for_one_image_or_for_all(self, note, notes):
         assert [image.note for image in question().decided({"note": note}).images] == notes
+
+    def test_a_note_for_an_image_that_there_is_not_is_no_decision(self):
+        with pytest.raises(ValueError, match="a line for image 9, and there are images 1, 2"):
+            question().decided({"approve": ["image 1"], "note": "9: at night"})
 
     @pytest.mark.parametrize(("on_timeout", "decision"), [("reject", "reject"), ("approve", "approve")])
     def test_the_deadline_decides_as_chosen(self, on_timeout, decision):

@@ -126,9 +126,9 @@ class TestAnswered:
         assert question.says(**answer)["status"] == "ACCEPT"
         with served.serving():
             second = served.asked(run_id, (question,))
-            assert second.schema["properties"]["approve"]["items"]["enum"] == ["image 1"]
+            assert second.schema["properties"]["approve"]["items"]["enum"] == ["image 4"]
             assert served.paid == ["a red fox"] * 3 + ["a red fox at night"]
-            second.says(approve=["image 1"])
+            second.says(approve=["image 4"])
             done = served.until(run_id, "COMPLETED")
         assert "2 uploaded" in done["state"]["message"]
         assert served.count() == (0, 2)

@@ -44,7 +44,7 @@ def test_a_person_approves_one_image_and_has_another_drawn_anew(window: Window, 
     window.open(f"/runs/flow-run/{run}")
     dialog = window.open_dialog()
     window.expect_pictures(dialog, 1)
-    window.choose("Approve", "image 1")
+    window.choose("Approve", "image 5")
     window.close_list()
     window.submit_dialog()
     shop.ended(run)
