@@ -18,7 +18,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import Abort, Pause
+from prefect.exceptions import Abort
+from prefect.exceptions import Pause as Suspension
 
 from n1n_prefect import events
 from n1n_prefect.artifacts import check_key
@@ -26,13 +27,13 @@ from n1n_prefect.blocks import S3Location
 from n1n_prefect.contact_sheet import contact_sheet_markdown, without_gaps
 from n1n_prefect.errors import InvalidRequestError, ReviewTimeoutError
 from n1n_prefect.execution import require_block
-from n1n_prefect.images import GeneratedImage
+from n1n_prefect.images import ANY_IMAGE
 from n1n_prefect.outcomes import gather_outcomes
 from n1n_prefect.review_deadlines import RUN_OUT, expiry_action, expiry_trigger
 from n1n_prefect.review_record import ReviewRecord, outlasting_failures
 from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_words
 from n1n_prefect.run_log import get_logger
-from n1n_prefect.steps import arun, run
+from n1n_prefect.steps import Pause, arun, nothing_else, run
 
 if TYPE_CHECKING:
     from prefect.automations import Automation
@@ -109,11 +110,7 @@ async def areview_images(
     ended = iter(await asyncio.gather(*under_way, return_exceptions=True))
     items = [next(ended) if inspect.isawaitable(item) else item for item in given]
     outcomes = await asyncio.to_thread(gather_outcomes, items)
-    return await arun(asking.steps(outcomes), _nothing_else, lambda step: asyncio.sleep(step.seconds), (_Wait,))
-
-
-def _nothing_else(step: object) -> None:
-    raise TypeError(step)
+    return await arun(asking.steps(outcomes), nothing_else, lambda step: asyncio.sleep(step.seconds), (Pause,))
 
 
 def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "pause") -> None:
@@ -129,7 +126,7 @@ def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "
     """
     require_block(pending, S3Location, "pending")
     require_block(published, S3Location, "published")
-    places = [(place.endpoint_url, place.uri_of(place.key_for(_ANY_IMAGE))) for place in (pending, published)]
+    places = [(place.endpoint_url, place.uri_of(place.key_for(ANY_IMAGE))) for place in (pending, published)]
     if places[0] == places[1]:
         raise InvalidRequestError(
             f"pending and published are the same place, s3://{published.bucket}/{published.prefix}: what is published "
@@ -138,9 +135,6 @@ def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "
     context = FlowRunContext.get()
     if wait == "suspend" and context and context.flow_run:
         _check_suspendable(context.flow_run)
-
-
-_ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
 
 
 def _check_suspendable(flow_run: FlowRun) -> None:
@@ -180,11 +174,6 @@ def review_deadline_automation(
 # ── one question, from the first look to the answer ──────────────────────────
 
 
-@dataclass(frozen=True)
-class _Wait:
-    seconds: float
-
-
 def _asking(given: Mapping[str, Any]) -> "_Asking":
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or TaskRunContext.get():
@@ -215,7 +204,7 @@ class _Asking:
     may_regenerate: bool
     show_prompts: bool
 
-    def steps(self, outcomes: "list[Any]") -> Generator[_Wait, None, Review]:
+    def steps(self, outcomes: "list[Any]") -> Generator[Pause, None, Review]:
         """Finds what was decided, or asks and waits."""
         question = Question(tuple(outcomes), self.may_regenerate, self.on_timeout)
         if not question.candidates:
@@ -227,7 +216,7 @@ class _Asking:
                 self._tell(review)
         return review
 
-    def _ask(self, client: SyncPrefectClient, kept: ReviewRecord) -> Generator[_Wait, None, Review]:
+    def _ask(self, client: SyncPrefectClient, kept: ReviewRecord) -> Generator[Pause, None, Review]:
         deadline = kept.deadline()
         if deadline and deadline <= _now():
             if self.on_timeout != "fail" or kept.was_started_by_automation():
@@ -240,12 +229,12 @@ class _Asking:
             state = kept.ask(self.wait, deadline, show_prompts=self.show_prompts)
             self._tell_asked(kept, deadline)
             if self.wait == "suspend":
-                raise Pause(state=state)
+                raise Suspension(state=state)
             review = yield from self._answer(kept, deadline)
             if review:
                 return review
 
-    def _answer(self, kept: ReviewRecord, deadline: datetime) -> Generator[_Wait, None, Review | None]:
+    def _answer(self, kept: ReviewRecord, deadline: datetime) -> Generator[Pause, None, Review | None]:
         """The decision, or None where somebody set the run going without one."""
         started = time.monotonic()
         while True:
@@ -259,7 +248,7 @@ class _Asking:
                 if state and not state.is_paused():
                     raise Abort(f"The run is {state.name} and waits for no decision any more.")
             until_deadline = left + 0.05 if left > 0 else _LONGEST_LOOK
-            yield _Wait(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, until_deadline))
+            yield Pause(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, until_deadline))
 
     def _expired(self, question: Question) -> Review:
         if self.on_timeout == "fail":
