@@ -12,8 +12,9 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
+from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun
@@ -34,9 +35,6 @@ from n1n_prefect.review_record import ReviewRecord, outlasting_failures
 from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_words
 from n1n_prefect.run_log import get_logger
 from n1n_prefect.steps import Pause, arun, nothing_else, run
-
-if TYPE_CHECKING:
-    from prefect.automations import Automation
 
 _LONGEST_WAIT = 365 * 86_400  # seconds; much more has no date any more
 _LONGEST_LOOK = 10.0  # seconds between two looks at the run
@@ -149,7 +147,7 @@ def _check_suspendable(flow_run: FlowRun) -> None:
 
 def review_deadline_automation(
     flow_name: str = "approve-then-publish", *, name: str = "n1n: act on a review's deadline"
-) -> "Automation":
+) -> Automation:
     """An automation that starts a suspended run again when nobody decided in time, so that `on_timeout` takes effect.
 
     Prefect fails such a run, and no process is left that could act. Create one for each flow that
@@ -160,8 +158,6 @@ def review_deadline_automation(
             since their pause ran out are started, whoever paused them.
         name: The automation's name.
     """
-    from prefect.automations import Automation  # here, since it takes longer to import than all the rest
-
     fields = {
         "name": name,
         "description": "Starts suspended runs again whose review nobody answered, so that on_timeout takes effect.",
