@@ -12,14 +12,16 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 from uuid import UUID
 
+from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import Abort, Pause
+from prefect.exceptions import Abort
+from prefect.exceptions import Pause as Suspension
 
 from n1n_prefect import events
 from n1n_prefect.artifacts import check_key
@@ -27,16 +29,13 @@ from n1n_prefect.blocks import S3Location
 from n1n_prefect.contact_sheet import contact_sheet_markdown, without_gaps
 from n1n_prefect.errors import InvalidRequestError, ReviewTimeoutError
 from n1n_prefect.execution import require_block
-from n1n_prefect.images import GeneratedImage
+from n1n_prefect.images import ANY_IMAGE
 from n1n_prefect.outcomes import gather_outcomes
 from n1n_prefect.review_deadlines import RUN_OUT, expiry_action, expiry_trigger
 from n1n_prefect.review_record import ReviewRecord, outlasting_failures
 from n1n_prefect.reviews import OnTimeout, Question, Review, WaitBy, numbered_words
 from n1n_prefect.run_log import get_logger
-from n1n_prefect.steps import arun, run
-
-if TYPE_CHECKING:
-    from prefect.automations import Automation
+from n1n_prefect.steps import Pause, arun, nothing_else, run
 
 _LONGEST_WAIT = 365 * 86_400  # seconds; much more has no date any more
 _LONGEST_LOOK = 10.0  # seconds between two looks at the run
@@ -110,11 +109,7 @@ async def areview_images(
     ended = iter(await asyncio.gather(*under_way, return_exceptions=True))
     items = [next(ended) if inspect.isawaitable(item) else item for item in given]
     outcomes = await asyncio.to_thread(gather_outcomes, items)
-    return await arun(asking.steps(outcomes), _nothing_else, lambda step: asyncio.sleep(step.seconds), (_Wait,))
-
-
-def _nothing_else(step: object) -> None:
-    raise TypeError(step)
+    return await arun(asking.steps(outcomes), nothing_else, lambda step: asyncio.sleep(step.seconds), (Pause,))
 
 
 def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "pause") -> None:
@@ -130,7 +125,7 @@ def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "
     """
     require_block(pending, S3Location, "pending")
     require_block(published, S3Location, "published")
-    places = [(place.endpoint_url, place.uri_of(place.key_for(_ANY_IMAGE))) for place in (pending, published)]
+    places = [(place.endpoint_url, place.uri_of(place.key_for(ANY_IMAGE))) for place in (pending, published)]
     if places[0] == places[1]:
         raise InvalidRequestError(
             f"pending and published are the same place, s3://{published.bucket}/{published.prefix}: what is published "
@@ -139,9 +134,6 @@ def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "
     context = FlowRunContext.get()
     if context and context.flow_run:
         _check_waiting(context.flow_run, wait)
-
-
-_ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
 
 
 def _check_waiting(flow_run: FlowRun, wait: WaitBy) -> None:
@@ -171,7 +163,7 @@ def _check_suspendable(flow_run: FlowRun) -> None:
 
 def review_deadline_automation(
     flow_name: str = "approve-then-publish", *, name: str = "n1n: act on a review's deadline"
-) -> "Automation":
+) -> Automation:
     """An automation that starts a suspended run again when nobody decided in time, so that `on_timeout` takes effect.
 
     Prefect fails such a run, and no process is left that could act. Create one for each flow that
@@ -182,8 +174,6 @@ def review_deadline_automation(
             since their pause ran out are started, whoever paused them.
         name: The automation's name.
     """
-    from prefect.automations import Automation  # here, since it takes longer to import than all the rest
-
     fields = {
         "name": name,
         "description": "Starts suspended runs again whose review nobody answered, so that on_timeout takes effect.",
@@ -194,11 +184,6 @@ def review_deadline_automation(
 
 
 # ── one question, from the first look to the answer ──────────────────────────
-
-
-@dataclass(frozen=True)
-class _Wait:
-    seconds: float
 
 
 def _asking(given: Mapping[str, Any]) -> "_Asking":
@@ -230,7 +215,7 @@ class _Asking:
     may_regenerate: bool
     show_prompts: bool
 
-    def steps(self, outcomes: "list[Any]") -> Generator[_Wait, None, Review]:
+    def steps(self, outcomes: "list[Any]") -> Generator[Pause, None, Review]:
         """Finds what was decided, or asks and waits."""
         question = Question(tuple(outcomes), self.may_regenerate, self.on_timeout)
         if not question.candidates:
@@ -242,7 +227,7 @@ class _Asking:
                 self._tell(review)
         return review
 
-    def _ask(self, client: SyncPrefectClient, kept: ReviewRecord) -> Generator[_Wait, None, Review]:
+    def _ask(self, client: SyncPrefectClient, kept: ReviewRecord) -> Generator[Pause, None, Review]:
         deadline = kept.deadline()
         if deadline and deadline <= _now():
             if self.on_timeout != "fail" or kept.was_started_by_automation():
@@ -255,12 +240,12 @@ class _Asking:
             state = kept.ask(self.wait, deadline, show_prompts=self.show_prompts)
             self._tell_asked(kept, deadline)
             if self.wait == "suspend":
-                raise Pause(state=state)
+                raise Suspension(state=state)
             review = yield from self._answer(kept, deadline)
             if review:
                 return review
 
-    def _answer(self, kept: ReviewRecord, deadline: datetime) -> Generator[_Wait, None, Review | None]:
+    def _answer(self, kept: ReviewRecord, deadline: datetime) -> Generator[Pause, None, Review | None]:
         """The decision, or None where somebody set the run going without one."""
         started = time.monotonic()
         while True:
@@ -274,7 +259,7 @@ class _Asking:
                 if state and not state.is_paused():
                     raise Abort(f"The run is {state.name} and waits for no decision any more.")
             until_deadline = left + 0.05 if left > 0 else _LONGEST_LOOK
-            yield _Wait(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, until_deadline))
+            yield Pause(min(max(1.0, (time.monotonic() - started) / 20), _LONGEST_LOOK, until_deadline))
 
     def _expired(self, kept: ReviewRecord) -> Review:
         if self.on_timeout == "fail":

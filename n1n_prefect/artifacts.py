@@ -21,7 +21,7 @@ from n1n_prefect.events import emit_report
 from n1n_prefect.images import ImageOutcome
 from n1n_prefect.outcomes import gather_outcomes, is_under_way, outcomes_so_far
 from n1n_prefect.run_log import get_logger
-from n1n_prefect.steps import arun, run
+from n1n_prefect.steps import Pause, arun, nothing_else, run
 from n1n_prefect.totals import Totals, image_of
 
 _REFRESH_SECONDS = 10.0
@@ -59,10 +59,10 @@ def create_contact_sheet_artifact(
     sheet = _Sheet(without_gaps(outcomes), key, title, description, show_prompts)
     with SyncClientContext.get_or_create() as context:
 
-        def do(step: "_Wait | _Create | _Change | _Mark") -> UUID | None:
+        def do(step: "Pause | _Create | _Change | _Mark") -> UUID | None:
             client = context.client
             match step:
-                case _Wait(seconds):
+                case Pause(seconds):
                     return time.sleep(seconds)
                 case _Create(artifact):
                     return client.create_artifact(artifact).id
@@ -96,10 +96,10 @@ async def acreate_contact_sheet_artifact(
     sheet = _Sheet(items, key, title, description, show_prompts)
     async with AsyncClientContext.get_or_create() as context:
 
-        async def do(step: "_Wait | _Create | _Change | _Mark") -> UUID | None:
+        async def do(step: "Pause | _Create | _Change | _Mark") -> UUID | None:
             client = context.client
             match step:
-                case _Wait(seconds):
+                case Pause(seconds):
                     return await asyncio.sleep(seconds)
                 case _Create(artifact):
                     return (await client.create_artifact(artifact)).id
@@ -113,15 +113,10 @@ async def acreate_contact_sheet_artifact(
                             await client.update_flow_run(run_id, tags=[*own, *sorted(tags - {*own})])
             return None
 
-        return await arun(sheet.steps(), _nothing_else, do, (_Wait, _Create, _Change, _Mark))
+        return await arun(sheet.steps(), nothing_else, do, (Pause, _Create, _Change, _Mark))
 
 
 # ── one sheet, from its first look to its last ───────────────────────────────
-
-
-@dataclass(frozen=True)
-class _Wait:
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -157,10 +152,6 @@ def _unharmed(lost: str) -> Generator[None]:
         get_logger().debug("%s", lost, exc_info=True)
 
 
-def _nothing_else(step: object) -> None:
-    raise TypeError(step)
-
-
 @dataclass(frozen=True)
 class _Sheet:
     items: list[object]
@@ -176,7 +167,7 @@ class _Sheet:
         progress: UUID | None = None
         due = time.monotonic() + _REFRESH_SECONDS
         while any(map(is_under_way, self.items)):
-            yield _Wait(_LOOK_SECONDS)
+            yield Pause(_LOOK_SECONDS)
             if time.monotonic() >= due:
                 with _unharmed("The contact sheet was not refreshed."):
                     sheet = yield from self._put(self._artifact(outcomes_so_far(self.items), ids), sheet)

@@ -166,6 +166,10 @@ class GeneratedImage:
         return await aread_original(self)
 
 
+ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
+"""An image like any other, to find out where one would go before there is one."""
+
+
 @dataclass(frozen=True)
 class UploadedImage:
     """One object in S3 that holds an image's original bytes."""

@@ -171,6 +171,15 @@ async def arun(
             failure = exc
 
 
+def nothing_else(step: object) -> None:
+    """Carries out no step: for sequences whose every step waits for others.
+
+    Raises:
+        TypeError: There was another step after all.
+    """
+    raise TypeError(step)
+
+
 def _advance(
     steps: Generator[Any, Any, T],
     do: Callable[[Any], Any],

@@ -21,6 +21,7 @@ from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.errors import ImageValidationError, InvalidRequestError, N1nError, UploadError
 from n1n_prefect.execution import apay, is_final_failure, pay, reported, require_block
 from n1n_prefect.images import (
+    ANY_IMAGE,
     DEFAULT_MODEL,
     GeneratedImage,
     ImageOutcome,
@@ -419,10 +420,7 @@ def _check_where(destination: Any, name: Any, key: Any, if_exists: Any, metadata
     if if_exists not in get_args(IfExists):
         raise InvalidRequestError(f"if_exists={if_exists!r} is none of {', '.join(get_args(IfExists))}.")
     own_metadata(metadata)
-    destination.key_for(_ANY_IMAGE, name=name, key=key)
-
-
-_ANY_IMAGE = GeneratedImage("", "0" * 64, "image/png", 1, 1, 1, "model", "0" * 64)
+    destination.key_for(ANY_IMAGE, name=name, key=key)
 
 
 # ── discard ──────────────────────────────────────────────────────────────────
