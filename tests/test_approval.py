@@ -644,7 +644,7 @@ class TestKilled:
         assert "It waits for a person" in capsys.readouterr().err
 
         # The first round's answer is kept; only the second question is asked again.
-        person = Person(shop.name, (says(approve=["image 1"], reviewer="Ann"),))
+        person = Person(shop.name, (says(approve=["image 4"], reviewer="Ann"),))
         waiting = second.run["state"]["id"]
         with later(person, api, waiting).watching():
             assert command(["resume", second.run["id"], "--entrypoint", ENTRYPOINT, "--force"]) == 0

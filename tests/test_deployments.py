@@ -42,7 +42,7 @@ class TestSavedBlocks:
         assert "did you mean 'production'?" in said
         assert "n1n-prefect setup --credentials" in said
 
-    @pytest.mark.parametrize("block", ["redis-database/budget", "no-such-type/any", "without-a-name"])
+    @pytest.mark.parametrize("block", ["slack-webhook/nobody-s", "no-such-type/any", "without-a-name"])
     def test_one_of_a_type_that_nobody_has_saved(self, block, prefect_api):
         with pytest.raises(InvalidRequestError, match=r"None of this type is saved yet. Save it in the UI"):
             saved_blocks(budget=block)

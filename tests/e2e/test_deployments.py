@@ -165,7 +165,7 @@ class TestByHand:
         state = workspace.ended(run)
         assert state["name"] == "Failed"
         assert "api_key: it is only asterisks, which is how Prefect shows a secret" in state["message"]
-        assert "Pass it by reference, {'$ref': {'block_document_id': …}}" in state["message"]
+        assert "Pass it by reference, {'$ref': {'block_document_slug': 'n1n-credentials/NAME'}}" in state["message"]
         assert workspace.gateway.ledger.calls == []
 
 
