@@ -99,7 +99,11 @@ class PrefectServer:
 
     def post(self, path: str, **body: Any) -> Any:
         """What the API answers to a POST."""
-        reply = httpx.post(f"{self.api_url}{path}", json=body, timeout=30)
+        for _ in range(10):  # a busy SQLite turns requests away
+            reply = httpx.post(f"{self.api_url}{path}", json=body, timeout=30)
+            if reply.status_code != 503:
+                break
+            time.sleep(1)
         assert reply.is_success, f"{path}: {reply.status_code} {reply.text}"
         return reply.json() if reply.content else None
 
