@@ -35,8 +35,9 @@ wheel: build
 check: lint types test wheel
 
 # All but the slow tests on every supported Python that is here, with Prefect 3.8 and 3.9.
+TESTS ?= not slow
 compat: .venv/dev
-	$(BIN)/nox
+	$(BIN)/nox -- -m "$(TESTS)"
 
 bench: .venv/dev
 	$(BIN)/python -m tests.benchmarks

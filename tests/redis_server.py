@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -32,6 +34,14 @@ def running_redis(folder: Path, *options: str, port: int = 0) -> Iterator[str]:
     where = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
     for _ in _running([redis_binary(), *where, "--save", "", "--appendonly", "no", *options], port):
         yield f"redis://127.0.0.1:{port}/0"
+
+
+def lock_manager_at(url: str) -> Any:
+    """Prefect's locks in a Redis; by host and port, since prefect-redis for Python 3.10 takes no address."""
+    from prefect_redis import RedisLockManager
+
+    address = urlsplit(url)
+    return RedisLockManager(host=address.hostname, port=address.port)
 
 
 @pytest.fixture(scope="session")

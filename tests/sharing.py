@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect_redis import RedisLockManager
-
 from n1n_prefect import N1nCredentials, PaidOnce, generate_image, locks, staging
+from tests.redis_server import lock_manager_at
 
 SMALL: dict[str, Any] = {"model": "gemini-3.1-flash-image", "image_size": "512"}
 TIMEOUT_SECONDS = 4
@@ -17,7 +16,7 @@ TIMEOUT_SECONDS = 4
 def draw(base_url: str, redis_url: str) -> dict[str, Any]:
     """What this process got; a killed holder's lock ends after 6 s here."""
     locks.BODY_SECONDS, locks._STORING_SECONDS = 0, 2
-    policy = PaidOnce("week-46", lock_manager=RedisLockManager(connection_url=redis_url))
+    policy = PaidOnce("week-46", lock_manager=lock_manager_at(redis_url))
     credentials = N1nCredentials(
         api_key="sk-local-gateway",  # pyright: ignore[reportArgumentType]
         base_url=base_url,

@@ -13,22 +13,22 @@ from prefect.cache_policies import INPUTS
 from prefect.locking.filesystem import FileSystemLockManager
 from prefect.locking.memory import MemoryLockManager
 from prefect.settings import PREFECT_API_URL
-from prefect_redis import RedisLockManager
 from redis import Redis
 
 from n1n_prefect import PaidOnce, errors
 from n1n_prefect.locks import SharedLock
 from n1n_prefect.policies import _ours_in
+from tests.redis_server import lock_manager_at
 
 
 class TestSharedLock:
     @pytest.fixture
     def manager(self, redis_server):
-        return RedisLockManager(connection_url=redis_server)
+        return lock_manager_at(redis_server)
 
     def test_one_of_two_has_it_until_it_gives_it_back(self, manager, redis_server):
         key = uuid.uuid4().hex
-        ours, theirs = SharedLock(manager, key, 10), SharedLock(RedisLockManager(connection_url=redis_server), key, 10)
+        ours, theirs = SharedLock(manager, key, 10), SharedLock(lock_manager_at(redis_server), key, 10)
         assert ours.acquire()
         assert not theirs.acquire()
         theirs.release()  # it is not theirs
@@ -55,7 +55,7 @@ class TestSharedLock:
 
     def test_a_lost_server_spends_nothing(self, own_redis):
         with own_redis() as url:
-            lock = SharedLock(RedisLockManager(connection_url=url), uuid.uuid4().hex, 10)
+            lock = SharedLock(lock_manager_at(url), uuid.uuid4().hex, 10)
         with pytest.raises(errors.N1nError, match="nothing was spent") as caught:
             lock.acquire()
         assert (caught.value.is_transient, caught.value.charged) == (True, "no")
