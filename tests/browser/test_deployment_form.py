@@ -54,9 +54,8 @@ def test_a_run_is_started_from_the_form_and_watched_to_its_end(window: Window, s
     window.choose("destination", DESTINATION)
     window.choose("aspect_ratio", "16:9")
     window.shoot("deployment-form", whole=True)
-    with window.page.expect_response(re.compile("/create_flow_run$")) as created:
-        window.page.get_by_role("button", name="Submit").click()
-    window.open(f"/runs/flow-run/{created.value.json()['id']}")
+    created = window.submit("/create_flow_run")
+    window.open(f"/runs/flow-run/{created['id']}")
     expect(window.page.get_by_text("Completed").first).to_be_visible()
     window.tab("Details")
     window.expect_text(re.compile("2 images: 2 uploaded"))

@@ -85,6 +85,17 @@ class Window:
                 return expect(dialog).to_have_count(0, timeout=10_000)
         raise AssertionError("the dialog stays open")
 
+    def submit(self, address: str) -> Any:
+        """Presses Submit until the server has taken the form, as who is told that it is busy does; what it answered."""
+        for _ in range(3):
+            with self.page.expect_response(re.compile(f"{address}$")) as answered:
+                self.page.get_by_role("button", name="Submit").click()
+            if answered.value.ok:
+                return answered.value.json()
+            said = f"{answered.value.status}: {_text_of(answered.value)}"
+            assert answered.value.status >= 500, said
+        raise AssertionError(f"the server does not take the form, {said}")
+
     def expect_pictures(self, place: Locator, count: int) -> None:
         """Waits until so many pictures are there, decoded and of a size that can be seen."""
         pictures = place.locator("img[src^='data:image/']")
