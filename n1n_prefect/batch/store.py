@@ -1,0 +1,82 @@
+"""The documents of a batch in its bucket: plan, parts of the results, tables, statistics."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from botocore.exceptions import ClientError
+
+from n1n_prefect.blocks import S3Location
+from n1n_prefect.errors import UploadError
+from n1n_prefect.s3_errors import location_errors
+
+
+@dataclass(frozen=True)
+class BatchStore:
+    """A folder in a bucket that holds one batch's documents.
+
+    Args:
+        location: The bucket, and how it is reached.
+        folder: The folder's key, without a slash at its end.
+    """
+
+    location: S3Location
+    folder: str
+
+    def uri_of(self, name: str = "") -> str:
+        """The address of a document, or of the folder."""
+        return self.location.uri_of(f"{self.folder}/{name}".rstrip("/"))
+
+    def read(self, name: str) -> bytes | None:
+        """A document, or None if there is none.
+
+        Raises:
+            UploadError: It cannot be read; absence is not an error.
+        """
+        key = f"{self.folder}/{name}"
+        with location_errors(UploadError, doing="read", bucket=self.location.bucket, key=key):
+            try:
+                answer = self.location.get_client().get_object(Bucket=self.location.bucket, Key=key)
+            except ClientError as exc:
+                if exc.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                    return None
+                raise
+            with answer["Body"] as body:
+                return body.read()
+
+    def write(self, name: str, data: bytes, media_type: str = "application/json") -> None:
+        """Puts a document, in the place of an earlier one.
+
+        Raises:
+            UploadError: The store refused or could not be reached.
+        """
+        key = f"{self.folder}/{name}"
+        with location_errors(UploadError, doing="write", bucket=self.location.bucket, key=key):
+            self.location.get_client().put_object(
+                Bucket=self.location.bucket, Key=key, Body=data, ContentType=media_type
+            )
+
+    def write_file(self, name: str, path: Path, media_type: str) -> None:
+        """Puts a local file of any length, in pieces where it is long.
+
+        Raises:
+            UploadError: The store refused or could not be reached.
+        """
+        key = f"{self.folder}/{name}"
+        with location_errors(UploadError, doing="write", bucket=self.location.bucket, key=key):
+            self.location.get_client().upload_file(
+                str(path), self.location.bucket, key, ExtraArgs={"ContentType": media_type}
+            )
+
+    def names(self, below: str) -> Iterator[str]:
+        """The names of the documents below a folder of this one, in order.
+
+        Raises:
+            UploadError: The bucket cannot be listed.
+        """
+        prefix = f"{self.folder}/{below}/"
+        with location_errors(UploadError, doing="list", bucket=self.location.bucket, key=prefix):
+            pages = self.location.get_client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.location.bucket, Prefix=prefix):
+                for found in page.get("Contents", ()):
+                    yield found["Key"].removeprefix(f"{self.folder}/")
