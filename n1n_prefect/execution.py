@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -15,11 +16,11 @@ from prefect.blocks.core import Block
 from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
 
-from n1n_prefect import budget, errors, events, metrics, pools, spans
+from n1n_prefect import budget, errors, events, metrics, pools, spans, stopping
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.client import ReplyHead
 from n1n_prefect.durability import require_shared
-from n1n_prefect.errors import Charged, InvalidRequestError, N1nError, StagingError
+from n1n_prefect.errors import Charged, InvalidRequestError, N1nError, RateLimitError, StagingError
 from n1n_prefect.flights import SingleFlight, loop_of_this_thread
 from n1n_prefect.https import fetch_https
 from n1n_prefect.images import GeneratedImage, ImageRequest, Spending, UploadedImage
@@ -32,7 +33,7 @@ from n1n_prefect.run_log import get_logger
 from n1n_prefect.settings import settings
 from n1n_prefect.sources import load_request
 from n1n_prefect.spool import Arrival, Spool
-from n1n_prefect.staging import current_storage, spool_folder
+from n1n_prefect.staging import current_storage, keep_at_hand, spool_folder
 from n1n_prefect.steps import (
     Describe,
     Fetch,
@@ -112,6 +113,31 @@ def require_block(value: object, kind: type[BlockT], name: str) -> BlockT:
     raise InvalidRequestError(
         f"{name} must be a {kind.__name__} block, not {type(value).__name__}. {hint}; with .map, unmapped({name})."
     )
+
+
+@dataclass
+class Meter:
+    """What an image took, over all calls that were made for it."""
+
+    calls: int = 0
+    """How many were sent."""
+
+    waited_seconds: float = 0.0
+    """How long they waited for a turn or a pause that the gateway asked for, together."""
+
+
+_meter: ContextVar[Meter | None] = ContextVar("n1n_prefect_meter", default=None)
+
+
+@contextmanager
+def metered() -> Generator[Meter]:
+    """Counts what the paid calls within it take."""
+    meter = Meter()
+    token = _meter.set(meter)
+    try:
+        yield meter
+    finally:
+        _meter.reset(token)
 
 
 # ── one job ──────────────────────────────────────────────────────────────────
@@ -232,6 +258,9 @@ class _Hands:
         self.job = job
         self.turn = turn
         self.waited_seconds = 0.0
+        self.pace = pools.pace_of(job.credentials)
+        self.sent_at: float | None = None
+        self.meter = _meter.get()
         self.call = spans.GatewayCall(job.call.loaded, base_url=job.credentials.base_url, request_key=job.call.key)
 
     @contextmanager
@@ -241,7 +270,11 @@ class _Hands:
             yield
         except BaseException as error:
             self.call.failed(error, events.kind_of(error))
+            if self.sent_at is not None and isinstance(error, RateLimitError):
+                self.pace.slowed(self.sent_at, _bounded(error.retry_after_seconds, self.job.call.spending))
             raise
+        if self.sent_at is not None:
+            self.pace.went_well(self.sent_at)
 
     def gave(self, image: GeneratedImage) -> GeneratedImage:
         """The image, which is also said of the call that was made, if one was."""
@@ -255,10 +288,16 @@ class _Hands:
         try:
             yield
         finally:
-            self.waited_seconds += time.monotonic() - begun
+            seconds = time.monotonic() - begun
+            self.waited_seconds += seconds
+            if self.meter:
+                self.meter.waited_seconds += seconds
 
     def sending(self, step: Send) -> AbstractContextManager[None]:
         """The span of the call."""
+        self.sent_at = self.pace.now()
+        if self.meter:
+            self.meter.calls += 1
         return self.call.sending(
             attempt=step.attempt,
             waited_seconds=self.waited_seconds,
@@ -279,7 +318,9 @@ class _Hands:
                 return job.storage.read(key)
             case Write(key, data):
                 with spans.span("n1n.stage", **_staged(key, data)):
-                    return job.storage.write(key, data)
+                    job.storage.write(key, data)
+                if not _is_record(key):
+                    keep_at_hand(key, data)
             case Describe(key):
                 return job.storage.describe(key)
             case Open(name):
@@ -302,9 +343,18 @@ class _Hands:
         return None
 
 
+def _bounded(seconds: float | None, spending: Spending) -> float | None:
+    """A wait that is longer than the user allows fails the call that was told of it, and stops no other."""
+    return None if seconds is None else min(seconds, spending.max_wait_seconds)
+
+
+def _is_record(key: str) -> bool:
+    return "/journal/" in key
+
+
 def _staged(key: str, data: bytes) -> dict[str, spans.Attribute]:
     """What a span says of a write: `original`, `sent` or `answered`, where, and how much."""
-    what = key.rpartition(".")[2] if "/journal/" in key else "original"
+    what = key.rpartition(".")[2] if _is_record(key) else "original"
     return {"n1n.stage.what": what, "n1n.storage_key": key, "n1n.size_bytes": len(data)}
 
 
@@ -330,7 +380,8 @@ class Hands(_Hands):
                 return super().do(step)
 
     def _take_turn(self) -> bool:
-        self.turn.enter_context(pools.in_flight(self.job.credentials).slot())
+        self.turn.enter_context(self.pace.turn())
+        stopping.refuse()
         if limit := self.job.credentials.concurrency_limit:
             self.turn.enter_context(_global_slot(limit))
         if self.job.lock is None or self.job.lock.acquire():
@@ -372,7 +423,8 @@ class AsyncHands(_Hands):
                 raise TypeError(step)
 
     async def _take_turn(self) -> bool:
-        await self.turn.enter_async_context(pools.in_flight(self.job.credentials).aslot())
+        await self.turn.enter_async_context(self.pace.aturn())
+        stopping.refuse()
         if limit := self.job.credentials.concurrency_limit:
             await self.turn.enter_async_context(_aglobal_slot(limit))
         if self.job.lock is None or await in_thread(self.job.lock.acquire):

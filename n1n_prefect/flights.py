@@ -62,6 +62,13 @@ class InFlight:
         finally:
             self._release()
 
+    def resize(self, limit: int) -> None:
+        """Changes the bound; those who hold a slot keep it."""
+        with self._lock:
+            self.limit = limit
+            while self._waiting and self._busy < self.limit:
+                self._busy += self._hand_on()
+
     def _join(self, *, waits: bool = True) -> "Future[None]":
         turn: Future[None] = Future()
         with self._lock:
@@ -80,11 +87,17 @@ class InFlight:
     def _release(self) -> None:
         with self._lock:
             while self._waiting and self._busy <= self.limit:
-                turn = self._waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    turn.set_result(None)
+                if self._hand_on():
                     return
             self._busy -= 1
+
+    def _hand_on(self) -> bool:
+        """Gives a slot to the first who waits, unless that one has gone."""
+        turn = self._waiting.popleft()
+        if not turn.set_running_or_notify_cancel():
+            return False
+        turn.set_result(None)
+        return True
 
 
 def loop_of_this_thread() -> asyncio.AbstractEventLoop | None:

@@ -1,7 +1,9 @@
 """How Prefect treats the tasks: when it tries again, how long it waits, and what it need not run."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -60,8 +62,40 @@ class HintedDelays(list[float]):
         return super().__getitem__(index) if hint is None else hint
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """Which attempt of a piece of work this is, where one task run has many pieces and tries each again by itself."""
+
+    number: int
+    """From 1."""
+
+    is_last: bool
+    """Whether there will be no other, whatever happens to it."""
+
+    @contextmanager
+    def under_way(self) -> Generator[None]:
+        """For what is done inside, this attempt stands in place of the task run's."""
+        token = _attempt.set(self)
+        try:
+            yield
+        finally:
+            _attempt.reset(token)
+
+
+_attempt: ContextVar[Attempt | None] = ContextVar("n1n_prefect_attempt", default=None)
+
+
+def attempt_number() -> int:
+    """Which attempt this is, from 1."""
+    attempt, context = _attempt.get(), TaskRunContext.get()
+    return attempt.number if attempt else max(context.task_run.run_count, 1) if context else 1
+
+
 def is_last_attempt() -> bool:
-    """Whether Prefect will not run this task again, whatever happens to it."""
+    """Whether this will not be tried again, whatever happens to it."""
+    attempt = _attempt.get()
+    if attempt:
+        return attempt.is_last
     context = TaskRunContext.get()
     return context is None or context.task_run.run_count > context.task.retries
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from n1n_prefect.blocks import N1nCredentials
 from n1n_prefect.client import AsyncN1nClient, N1nClient
-from n1n_prefect.flights import InFlight
+from n1n_prefect.pace import Pace
 
 
 @dataclass
@@ -22,7 +22,7 @@ class _Lease:
 
 _lock = Lock()
 _clients: dict[tuple[object, ...], N1nClient] = {}
-_bounds: dict[tuple[object, ...], InFlight] = {}
+_paces: dict[tuple[object, ...], Pace] = {}
 _leases: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[object, ...], _Lease]] = WeakKeyDictionary()
 
 
@@ -56,13 +56,13 @@ async def leased_client(credentials: N1nCredentials) -> AsyncGenerator[AsyncN1nC
             await lease.client.close()
 
 
-def in_flight(credentials: N1nCredentials) -> InFlight:
+def pace_of(credentials: N1nCredentials) -> Pace:
     """The bound on calls at once for these credentials in this process."""
     key = (os.getpid(), credentials.max_in_flight, *_identity(credentials)[:2])
     with _lock:
-        if key not in _bounds:
-            _bounds[key] = InFlight(credentials.max_in_flight)
-        return _bounds[key]
+        if key not in _paces:
+            _paces[key] = Pace(credentials.max_in_flight)
+        return _paces[key]
 
 
 def _identity(credentials: N1nCredentials) -> tuple[object, ...]:

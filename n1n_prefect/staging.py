@@ -10,9 +10,10 @@ import hashlib
 import inspect
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from threading import Lock, get_ident
@@ -290,6 +291,27 @@ def _remembered(address: str, block_id: str, storage: Storage) -> Storage:
 # ── reading originals ────────────────────────────────────────────────────────
 
 
+_at_hand: ContextVar[dict[str, bytes] | None] = ContextVar("n1n_prefect_at_hand", default=None)
+
+
+@contextmanager
+def originals_at_hand() -> Generator[None]:
+    """The original that was staged or read last is not read again within, by whoever has this context."""
+    token = _at_hand.set({})
+    try:
+        yield
+    finally:
+        _at_hand.reset(token)
+
+
+def keep_at_hand(key: str, data: bytes) -> None:
+    """Keeps an original whose hash is known to be right, in the place of an earlier one."""
+    kept = _at_hand.get()
+    if kept is not None:
+        kept.clear()
+        kept[key] = data
+
+
 def read_original(image: GeneratedImage) -> bytes:
     """The original bytes of an image, verified against its SHA-256.
 
@@ -297,12 +319,16 @@ def read_original(image: GeneratedImage) -> bytes:
         StagingError: They are gone, unreadable, or not the bytes that were staged.
     """
     key = _inside(image.storage_key)
+    kept = (_at_hand.get() or {}).get(key)
+    if kept is not None:
+        return kept
     for storage in _candidates(image):
         data = _read_from(storage, key, image)
         if data is None:
             continue
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise StagingError(f"{image.uri} does not hold the bytes that were staged: its SHA-256 differs.")
+        keep_at_hand(key, data)
         return data
     raise StagingError(
         f"The original {image.uri} is gone: pruned, or kept on another machine. Results must be kept on storage that "

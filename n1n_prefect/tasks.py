@@ -6,22 +6,16 @@ returns a small reference; retries, delays and caching are declared here and bel
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.context import TaskRunContext
 
-from n1n_prefect import assets, events, metrics, spans, validation
 from n1n_prefect.blocks import N1nCredentials, S3Location
-from n1n_prefect.errors import ImageValidationError, InvalidRequestError, N1nError, UploadError
-from n1n_prefect.execution import apay, is_final_failure, pay, reported, require_block
+from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.execution import apay, pay, reported, require_block
 from n1n_prefect.images import (
-    ANY_IMAGE,
     DEFAULT_MODEL,
     GeneratedImage,
     ImageOutcome,
@@ -30,19 +24,12 @@ from n1n_prefect.images import (
     ImageSpec,
     Spending,
     UploadedImage,
-    as_request,
     excerpt,
-    ratio_of,
 )  # fmt: skip
-from n1n_prefect.object_keys import own_metadata
-from n1n_prefect.outcomes import outcome_of
-from n1n_prefect.policies import DELAYS, RETRIES, HintedDelays, PaidOnce, is_last_attempt, worth_retrying
+from n1n_prefect.policies import DELAYS, RETRIES, HintedDelays, PaidOnce, worth_retrying
 from n1n_prefect.run_log import get_logger
 from n1n_prefect.s3 import IfExists
-from n1n_prefect.sources import as_sources
-from n1n_prefect.steps import arun, run
-
-OnInvalid = Literal["fail", "regenerate"]
+from n1n_prefect.to_s3 import OnInvalid, request_of, require, to_s3, upload, validated
 
 
 def _named(verb: str) -> Callable[[dict[str, Any]], str]:
@@ -151,18 +138,9 @@ async def agenerate_image(
     return await apay(_generation(locals()), credentials=credentials, spending=spending)
 
 
-_FIELDS = tuple(name for name in ImageRequest.__dataclass_fields__ if name not in ("prompt", "images"))
-
-
-def _request(arguments: Mapping[str, Any], prompt: Any, images: object = ()) -> ImageRequest:
-    """The request that a task's own arguments make."""
-    options = {name: arguments[name] for name in _FIELDS if name in arguments}
-    return as_request(prompt, as_sources(images), **options)
-
-
 @reported()
 def _generation(arguments: Mapping[str, Any]) -> ImageRequest:
-    request = _request(arguments, arguments["prompt"])
+    request = request_of(arguments, arguments["prompt"])
     if request.images:
         raise InvalidRequestError("An ImageRequest with input images is an edit; call edit_image or image_to_s3.")
     return request
@@ -250,7 +228,7 @@ async def aedit_image(
 
 @reported()
 def _edit(arguments: Mapping[str, Any]) -> ImageRequest:
-    request = _request(arguments, arguments["prompt"], arguments["images"])
+    request = request_of(arguments, arguments["prompt"], arguments["images"])
     if not request.images:
         raise InvalidRequestError("edit_image needs at least one image; to draw from words alone call generate_image.")
     return request
@@ -271,32 +249,13 @@ def validate_image(image: GeneratedImage, spec: ImageSpec | None = None) -> Gene
         ImageValidationError: Names every broken rule with expected and actual values.
         StagingError: The original is gone or changed.
     """
-    return _validated(image, spec)
+    return validated(image, spec)
 
 
 @task(cache_policy=NO_CACHE, **_options("validate"))
 async def avalidate_image(image: GeneratedImage, spec: ImageSpec | None = None) -> GeneratedImage:
     """`validate_image` for asynchronous flows."""
-    return await asyncio.to_thread(_validated, image, spec)
-
-
-def _validated(
-    image: GeneratedImage, spec: ImageSpec | None, goes_on: tuple[type[N1nError], ...] = ()
-) -> GeneratedImage:
-    with reported():
-        _require(image, GeneratedImage, "image")
-        if spec is not None:
-            _require(spec, ImageSpec, "spec")
-    with reported(image, goes_on=goes_on):
-        rules = spec or ImageSpec.for_request(image)
-        validation.check(image.read_bytes(), rules, what=f"Image {image.sha256[:12]}", request_id=image.request_id)
-    return image
-
-
-def _require(value: object, kind: type | tuple[type, ...], name: str) -> None:
-    if not isinstance(value, kind):
-        wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise InvalidRequestError(f"{name} must be a {wanted}, not {type(value).__name__} ({value!r:.60}).")
+    return await asyncio.to_thread(validated, image, spec)
 
 
 # ── upload ───────────────────────────────────────────────────────────────────
@@ -329,7 +288,7 @@ def upload_image(
     Raises:
         UploadError: With the store's code and what to do; the image stays staged.
     """
-    return _uploaded(image, destination, name, key, if_exists, metadata)
+    return upload(image, destination, name, key, if_exists, metadata)
 
 
 @task(cache_policy=NO_CACHE, **_options("upload"))
@@ -343,84 +302,7 @@ async def aupload_image(
     metadata: Mapping[str, str] | None = None,
 ) -> UploadedImage:
     """`upload_image` for asynchronous flows."""
-    return await asyncio.to_thread(_uploaded, image, destination, name, key, if_exists, metadata)
-
-
-def _uploaded(
-    image: GeneratedImage | UploadedImage,
-    destination: S3Location,
-    name: str | None,
-    key: str | None,
-    if_exists: IfExists,
-    metadata: Mapping[str, str] | None,
-) -> UploadedImage:
-    with reported():
-        _require(image, (GeneratedImage, UploadedImage), "image")
-        _check_where(destination, name, key, if_exists, metadata)
-    paid = image if isinstance(image, GeneratedImage) else image.original
-    with spans.span("n1n.upload"), reported(image):
-        at = destination.key_for(image, name=name, key=key)
-        with _as_asset(destination.uri_of(at), image):
-            where: Any = {"key": at, "if_exists": if_exists, "metadata": metadata}
-            if isinstance(image, GeneratedImage):
-                uploaded = destination.put_image(image.read_bytes(), image=image, **where)
-            else:
-                uploaded = _copied(image, destination, where)
-        uploaded = replace(uploaded, original=paid)
-        _note_upload(uploaded, assets.lineage_of(image))
-    return uploaded
-
-
-@contextmanager
-def _as_asset(uri: str, image: GeneratedImage | UploadedImage) -> Generator[None]:
-    """Tells Prefect that an object could not be written, once that is final."""
-    try:
-        yield
-    except N1nError as error:
-        if is_final_failure(error):
-            assets.emit_failure(uri, error, assets.lineage_of(image))
-        raise
-
-
-def _note_upload(uploaded: UploadedImage, inputs: Sequence[str]) -> None:
-    kind: events.EventKind = "uploaded" if uploaded.created else "already_there"
-    spans.annotate_upload(uploaded, kind)
-    get_logger().info("%s %s", "Uploaded" if uploaded.created else "Already there:", uploaded.uri)
-    events.emit(kind, image=uploaded.original, uploaded=uploaded)
-    assets.emit_upload(uploaded, inputs)
-    metrics.ended(kind, model=uploaded.model)
-
-
-def _copied(image: UploadedImage, destination: S3Location, where: Mapping[str, Any]) -> UploadedImage:
-    try:
-        return destination.copy_image(image, **where)
-    except UploadError as exc:
-        if image.original is None or exc.code not in _WHY_NOT:
-            raise
-        get_logger().warning("%s; its staged original is uploaded instead.", _WHY_NOT[exc.code].format(image.uri))
-    return destination.put_image(image.original.read_bytes(), image=image.original, **where)
-
-
-# What the store says of the source: by HEAD, which has no words, and by the copy itself. AWS says 403 of what is
-# gone to who may not list. NoSuchBucket and AccessDenied come from the target.
-_WHY_NOT = {
-    "403": "{} is gone or may not be read",
-    "404": "{} is gone",
-    "NoSuchKey": "{} is gone",
-    "SourceChanged": "{} was replaced by somebody",
-}
-
-
-def _check_where(destination: Any, name: Any, key: Any, if_exists: Any, metadata: Any) -> None:
-    """Refuses, before anything is paid or sent, what no image could be uploaded with."""
-    require_block(destination, S3Location, "destination")
-    for what, value in (("name", name), ("key", key)):
-        if value is not None:
-            _require(value, str, what)
-    if if_exists not in get_args(IfExists):
-        raise InvalidRequestError(f"if_exists={if_exists!r} is none of {', '.join(get_args(IfExists))}.")
-    own_metadata(metadata)
-    destination.key_for(ANY_IMAGE, name=name, key=key)
+    return await asyncio.to_thread(upload, image, destination, name, key, if_exists, metadata)
 
 
 # ── discard ──────────────────────────────────────────────────────────────────
@@ -453,10 +335,10 @@ async def adiscard_image(image: UploadedImage, *, location: S3Location, publishe
 
 def _discarded(image: UploadedImage, location: S3Location, published: UploadedImage | None) -> bool:
     with reported(is_about_image=False):
-        _require(image, UploadedImage, "image")
+        require(image, UploadedImage, "image")
         require_block(location, S3Location, "location")
         if published is not None:
-            _require(published, UploadedImage, "published")
+            require(published, UploadedImage, "published")
             if published.uri == image.uri:
                 raise InvalidRequestError(f"{image.uri} is where the image was published to; it is not discarded.")
     # The image is published, or nobody wants it: it has not failed.
@@ -531,12 +413,7 @@ def image_to_s3(
     Raises:
         InvalidRequestError: A block is no block; an item's own mistakes become outcomes.
     """
-    item = _item(locals())
-    try:
-        result: object = run(item.steps(), item.do)
-    except Exception as exc:  # noqa: BLE001 - one bad item never hides the others
-        result = exc
-    return item.ended(result)
+    return to_s3(locals()).carried_out()
 
 
 @task(cache_policy=NO_CACHE, **_options("image"))
@@ -568,119 +445,4 @@ async def aimage_to_s3(
     spending: Spending | None = None,
 ) -> ImageOutcome:
     """`image_to_s3` for asynchronous flows."""
-    item = _item(locals())
-    try:
-        result: object = await arun(item.steps(), item.do, item.ado, (_Pay,))
-    except Exception as exc:  # noqa: BLE001 - one bad item never hides the others
-        result = exc
-    return item.ended(result)
-
-
-@dataclass(frozen=True)
-class _Pay:
-    take: int
-
-
-@dataclass(frozen=True)
-class _Do:
-    work: Callable[[], Any]
-
-
-@dataclass
-class _Item:
-    """One item's way to S3: the same for both drivers."""
-
-    arguments: Mapping[str, Any]
-    paid: list[GeneratedImage] = field(default_factory=list[GeneratedImage])
-
-    @property
-    def takes(self) -> int:
-        return 1 + (self.arguments["regenerations"] if self.arguments["on_invalid"] == "regenerate" else 0)
-
-    def steps(self) -> Generator[Any, Any, UploadedImage]:
-        """Pay and validate until an image is good, and upload it."""
-        self._check()
-        last = self.takes - 1
-        for take in range(last):
-            try:
-                return (yield from self._take(take))
-            except ImageValidationError:  # noqa: PERF203 - each take is a paid call
-                continue
-        return (yield from self._take(last))
-
-    def _take(self, take: int) -> Generator[Any, Any, UploadedImage]:
-        given = self.arguments
-        image = yield _Pay(take)
-        self.paid.append(image)
-        goes_on = (ImageValidationError,) if take < self.takes - 1 else ()
-        yield _Do(partial(_validated, image, given["spec"], goes_on))
-        return (yield _Do(partial(_uploaded, image, *(given[name] for name in _WHERE))))
-
-    def do(self, step: Any) -> Any:
-        """Carries out a step in this thread."""
-        return pay(self._asked(), **self._terms(step.take)) if isinstance(step, _Pay) else step.work()
-
-    async def ado(self, step: _Pay) -> GeneratedImage:
-        """Pays in this event loop."""
-        return await apay(self._asked(), **self._terms(step.take))
-
-    def ended(self, result: object) -> ImageOutcome:
-        """The item's outcome, unless Prefect should try it again."""
-        if isinstance(result, N1nError) and result.is_transient and not is_last_attempt():
-            raise result
-        context = TaskRunContext.get()
-        attempts = (context.task_run.run_count if context else 1) + max(len(self.paid) - 1, 0)
-        name = self.arguments["name"]
-        outcome = outcome_of(result, name if isinstance(name, str) else "", attempts=max(attempts, 1))
-        if self.paid:
-            duplicates = sum(image.possible_duplicates for image in self.paid)
-            if isinstance(result, N1nError) and result.image is None:
-                duplicates += result.possible_duplicates
-            outcome = replace(
-                outcome, charged="yes", image=outcome.image or self.paid[-1], possible_duplicates=duplicates
-            )
-        costs = [image.estimated_cost_usd for image in self.paid if image.estimated_cost_usd is not None]
-        return replace(outcome, estimated_cost_usd=round(sum(costs), 6) if costs else outcome.estimated_cost_usd)
-
-    @reported()
-    def _check(self) -> None:
-        """Refuses, before anything is paid, what no image could be checked or uploaded with."""
-        given, asked = self.arguments, _request(self.arguments, self.arguments["request"])
-        _check_where(*(given[name] for name in _WHERE))
-        if given["spec"] is not None:
-            _require(given["spec"], ImageSpec, "spec")
-            _check_agreement(asked, given["spec"])
-
-    @reported()
-    def _asked(self) -> ImageRequest:
-        return _request(self.arguments, self.arguments["request"])
-
-    def _terms(self, take: int) -> dict[str, Any]:
-        return {name: self.arguments[name] for name in ("credentials", "source", "spending")} | {"take": take}
-
-
-_WHERE = ("destination", "name", "key", "if_exists", "metadata")
-
-
-def _check_agreement(request: ImageRequest, spec: ImageSpec) -> None:
-    if not (request.aspect_ratio and spec.aspect_ratio):
-        return
-    if abs(ratio_of(request.aspect_ratio) / ratio_of(spec.aspect_ratio) - 1) > spec.tolerance:
-        raise InvalidRequestError(
-            f"aspect_ratio={request.aspect_ratio!r} is asked and spec.aspect_ratio={spec.aspect_ratio!r} is expected; "
-            "no image can be both."
-        )
-
-
-@reported()
-def _item(arguments: Mapping[str, Any]) -> _Item:
-    """The item, once what is the same for all items is known to be right."""
-    require_block(arguments["credentials"], N1nCredentials, "credentials")
-    require_block(arguments["destination"], S3Location, "destination")
-    regenerations = arguments["regenerations"]
-    if arguments["on_invalid"] not in get_args(OnInvalid) or not isinstance(regenerations, int) or regenerations < 0:
-        raise InvalidRequestError(
-            f"on_invalid={arguments['on_invalid']!r}, regenerations={arguments['regenerations']!r}: "
-            "on_invalid is 'fail' or 'regenerate', regenerations is 0 or more."
-        )
-    return _Item(arguments)
+    return await to_s3(locals()).acarried_out()

@@ -31,7 +31,7 @@ async def draw_five(base_url: str) -> dict[str, GeneratedImage | BaseException]:
     jobs["lost, careful"] = asyncio.create_task(
         agenerate_image("lost, careful", credentials=two, spending=CAREFUL, **SMALL)
     )
-    while pools.in_flight(two)._busy < 2 and not jobs["lost"].done():  # noqa: ASYNC110 - the bound has no event
+    while pools.pace_of(two)._bound._busy < 2 and not jobs["lost"].done():  # noqa: ASYNC110 - the bound has no event
         await asyncio.sleep(0.02)
     jobs["waiting"] = asyncio.create_task(agenerate_image("waiting", credentials=two, spending=CAREFUL, **SMALL))
     ended = await asyncio.gather(*jobs.values(), return_exceptions=True)

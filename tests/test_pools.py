@@ -4,7 +4,7 @@ import os
 import pytest
 
 from n1n_prefect import N1nCredentials, pools
-from n1n_prefect.pools import in_flight, leased_client, shared_client
+from n1n_prefect.pools import leased_client, pace_of, shared_client
 
 
 def credentials(key="sk-one", **fields):
@@ -87,10 +87,10 @@ class TestLeasedClient:
         assert [client._http.is_closed for client in seen] == [True, True]
 
 
-class TestInFlight:
+class TestPaceOf:
     def test_is_one_bound_for_one_key_at_one_gateway(self):
-        assert in_flight(credentials(max_in_flight=3)) is in_flight(credentials(max_in_flight=3, timeout_seconds=9))
-        assert in_flight(credentials(max_in_flight=3)).limit == 3
+        assert pace_of(credentials(max_in_flight=3)) is pace_of(credentials(max_in_flight=3, timeout_seconds=9))
+        assert pace_of(credentials(max_in_flight=3)).limit == 3
 
     def test_keys_do_not_wait_for_each_other(self):
-        assert in_flight(credentials()) is not in_flight(credentials("sk-two"))
+        assert pace_of(credentials()) is not pace_of(credentials("sk-two"))
