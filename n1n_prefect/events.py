@@ -32,8 +32,9 @@ said, or a secret; a payload has 2 kB at most; and none can fail a run.
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import copy_context
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from threading import Lock
 from typing import Any, Literal
 from uuid import UUID
@@ -157,8 +158,21 @@ def emit_review(kind: Literal["requested", "decided"], key: str, facts: Mapping[
 
 
 def is_in_run() -> bool:
-    """Whether there is a run that an event could be about."""
-    return bool(TaskRunContext.get() or FlowRunContext.get())
+    """Whether there is a run that an event could be about, and whoever carries it out wants one for each image."""
+    return not _held_back.get() and bool(TaskRunContext.get() or FlowRunContext.get())
+
+
+@contextmanager
+def held_back() -> Generator[None]:
+    """Nothing is emitted for a single image within, or told of as an asset: one event tells of many images."""
+    token = _held_back.set(True)
+    try:
+        yield
+    finally:
+        _held_back.reset(token)
+
+
+_held_back: ContextVar[bool] = ContextVar("n1n_prefect_held_back", default=False)
 
 
 # ── what is said ─────────────────────────────────────────────────────────────

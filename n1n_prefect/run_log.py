@@ -1,14 +1,33 @@
 """The log of whatever runs now."""
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+_log: ContextVar[Log | None] = ContextVar("n1n_prefect_log", default=None)
 
-def get_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
+
+def get_logger() -> "Log":
     """The log of the current task or flow run, or the logger `n1n_prefect` outside of one."""
+    log = _log.get()
+    if log is not None:
+        return log
     try:
         return get_run_logger()
     except MissingContextError:
         return logging.getLogger("n1n_prefect")
+
+
+@contextmanager
+def logging_to(log: "Log") -> Generator[None]:
+    """What is said within goes to this log, such as where one task run has many images."""
+    token = _log.set(log)
+    try:
+        yield
+    finally:
+        _log.reset(token)
