@@ -97,7 +97,7 @@ class TestEachTask:
     @pytest.mark.parametrize("a_task", [one for one, _ in PAIRS], ids=named)
     def test_explains_each_argument(self, a_task):
         for name in parameters(a_task):
-            assert f"        {name}: " in a_task.fn.__doc__, name
+            assert f"\n    {name}: " in inspect.cleandoc(a_task.fn.__doc__), name
 
     @pytest.mark.parametrize("a_task", [one for one, _ in PAIRS if "credentials" in parameters(one)], ids=named)
     def test_takes_every_field_of_a_request(self, a_task):
