@@ -159,6 +159,16 @@ def _run_count(scope: str, ceiling: float) -> RunCount:
     return RunCount(_runs.setdefault(scope, _Spent()), _micro(ceiling))
 
 
+def count_spent(scope: str, usd: float) -> None:
+    """Counts what a run has spent elsewhere, such as in an earlier process, against its ceiling.
+
+    Args:
+        scope: The run that is counted in this process.
+        usd: US dollars.
+    """
+    _run_count(scope, 0).correct(_micro(usd))
+
+
 # ── a day, in Redis ──────────────────────────────────────────────────────────
 
 

@@ -12,6 +12,8 @@
 | `n1n.image.uploaded` | an object was written to S3 | file, answer, `etag`, `version_id` |
 | `n1n.image.already_there` | it was there already | the same |
 | `n1n.run.reported` | a contact sheet was finished | the fields of `Totals` |
+| `n1n.batch.chunk` | a chunk of a batch ended | the fields of `ChunkReport`, `first_failures` |
+| `n1n.batch.finished` | a batch ended, or stopped | counts, cost, addresses of its tables |
 | `n1n.review.requested` | a run waits for a person | counts, `deadline`, `on_timeout`, `wait` |
 | `n1n.review.decided` | it was answered, or nobody was in time | counts, `decided_by`, `reviewer` |
 
@@ -155,6 +157,27 @@ def emit_review(kind: Literal["requested", "decided"], key: str, facts: Mapping[
             send(f"n1n.review.{kind}", resource, payload)
     except Exception:  # noqa: BLE001  watching a run must not lose it
         get_logger().debug("No event was emitted for the review.", exc_info=True)
+
+
+def emit_batch(kind: Literal["chunk", "finished"], batch_id: str, facts: Mapping[str, object]) -> None:
+    """Tells Prefect what a chunk of a batch, or the whole of it, came to, as the event `n1n.batch.<kind>`.
+
+    The resource is `n1n.batch.<batch id>`. Outside of a run, and where `emit_events` is switched off, nothing
+    happens.
+
+    Args:
+        kind: Whether it is about a chunk or the whole.
+        batch_id: The batch.
+        facts: The payload: small values, and no words of a prompt.
+    """
+    if not is_in_run():
+        return
+    try:
+        if settings().emit_events:
+            resource = {"prefect.resource.id": f"n1n.batch.{batch_id}", "prefect.resource.name": batch_id}
+            send(f"n1n.batch.{kind}", resource, dict(facts))
+    except Exception:  # noqa: BLE001  watching a batch must not lose it
+        get_logger().debug("No event was emitted for the batch.", exc_info=True)
 
 
 def is_in_run() -> bool:

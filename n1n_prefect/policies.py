@@ -226,6 +226,19 @@ def known_scope(name: str, context: TaskRunContext | None) -> str | None:
     return f"run:{_roots[str(flow_run_id)]}" if str(flow_run_id) in _roots else None
 
 
+_scope: ContextVar[str] = ContextVar("n1n_prefect_scope", default="")
+
+
+@contextmanager
+def scoped(name: str) -> Generator[None]:
+    """What is paid for within is shared under this name, whatever the policy of the task says."""
+    token = _scope.set(name)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
 _roots: dict[str, str] = {}
 
 
@@ -238,7 +251,7 @@ def current_scope(name: str = "") -> str:
     Outside a run nothing is shared unless the policy gives a name.
     """
     context = TaskRunContext.get()
-    name = name or (scope_of(context.task.cache_policy) if context else "run")
+    name = name or _scope.get() or (scope_of(context.task.cache_policy) if context else "run")
     known = known_scope(name, context)
     if known is not None:
         return known

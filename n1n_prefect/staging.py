@@ -297,6 +297,9 @@ _at_hand: ContextVar[dict[str, bytes] | None] = ContextVar("n1n_prefect_at_hand"
 @contextmanager
 def originals_at_hand() -> Generator[None]:
     """The original that was staged or read last is not read again within, by whoever has this context."""
+    if _at_hand.get() is not None:
+        yield
+        return
     token = _at_hand.set({})
     try:
         yield

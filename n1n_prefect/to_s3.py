@@ -179,6 +179,9 @@ class ToS3:
     paid: list[GeneratedImage] = field(default_factory=list[GeneratedImage])
     """What was paid for, or found paid for, on the way."""
 
+    failure: Exception | None = None
+    """Why there is no object in S3, once that is known."""
+
     def carried_out(self) -> ImageOutcome:
         """The item's outcome, reached in this thread.
 
@@ -235,6 +238,7 @@ class ToS3:
         """The item's outcome, unless it should be tried again."""
         if isinstance(result, N1nError) and result.is_transient and not is_last_attempt():
             raise result
+        self.failure = result if isinstance(result, Exception) else None
         attempts = attempt_number() + max(len(self.paid) - 1, 0)
         name = self.arguments["name"]
         outcome = outcome_of(result, name if isinstance(name, str) else "", attempts=max(attempts, 1))

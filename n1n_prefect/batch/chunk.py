@@ -1,0 +1,249 @@
+"""One chunk of a batch: a Prefect task run that carries out its items on threads and keeps what came of each.
+
+Threads and no event loop: an image takes a third less CPU on them (see `tests/benchmarks/`), and one that waits
+for a reply costs little. They are daemons, so that a process which must end does not wait for replies.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from contextlib import nullcontext
+from contextvars import copy_context
+from dataclasses import replace
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from n1n_prefect import events, stopping
+from n1n_prefect.batch.items import Item
+from n1n_prefect.batch.plan import read_chunk
+from n1n_prefect.batch.results import ItemResult, digest_of, read_part, write_part
+from n1n_prefect.batch.tally import tally_of
+from n1n_prefect.batch.terms import Terms
+from n1n_prefect.batch.work import Places, Stops, Worker
+from n1n_prefect.blocks import N1nCredentials, S3Location
+from n1n_prefect.budget import Allowance
+from n1n_prefect.images import OutcomeStatus
+from n1n_prefect.errors import cut
+from n1n_prefect.policies import HintedDelays, scoped, worth_retrying
+from n1n_prefect.run_log import get_logger
+
+NOT_DONE: tuple[OutcomeStatus, ...] = ("pending", "over_budget")
+"""Items that ended so are carried out by the next run of the batch, without being asked to."""
+
+_DRAWN_ANEW = ("refused", "no_image", "invalid")  # asked for again, the journal would only repeat itself
+_FIRST_FAILURES = 3
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class ChunkReport:
+    """What a chunk came to, small enough to be a task's result."""
+
+    number: int
+    """The chunk's number, from 0."""
+
+    by_status: dict[str, int]
+    """How many of its items ended how, in whatever run of the batch."""
+
+    cost_usd: float
+    """What its images cost in all runs of the batch, in US dollars, as far as known."""
+
+    spent_usd: float = 0.0
+    """What was counted against the allowance of this run."""
+
+    fresh: int = 0
+    """How many of its items ended in this run."""
+
+    seconds: float = 0.0
+    """How long this run worked on it."""
+
+    stopped: str = ""
+    """Why it ended before its last item; empty if it did not."""
+
+    stopped_by: str = ""
+    """The class of the error that ended it, such as `QuotaError`; empty where the process was told to end."""
+
+    worker: str = ""
+    """Host and process that carried it out."""
+
+    @property
+    def items(self) -> int:
+        """How many items it has."""
+        return sum(self.by_status.values())
+
+    @property
+    def left(self) -> int:
+        """How many are not done."""
+        return sum(self.by_status.get(status, 0) for status in NOT_DONE)
+
+
+REPORT: TypeAdapter[ChunkReport] = TypeAdapter(ChunkReport)
+
+
+def here() -> str:
+    """This host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@task(
+    name="chunk",
+    task_run_name="chunk {number:05}",
+    cache_policy=NO_CACHE,
+    retries=4,
+    retry_delay_seconds=HintedDelays([2, 8, 30, 60]),
+    retry_condition_fn=worth_retrying,
+)
+def carry_out_chunk(
+    number: int,
+    *,
+    terms: Terms,
+    credentials: N1nCredentials,
+    destination: S3Location,
+    source: S3Location | None = None,
+    allowance: Allowance | None = None,
+) -> ChunkReport:
+    """What one chunk of a batch came to: its items are carried out, but for those that are done.
+
+    Args:
+        number: The chunk's number in the plan.
+        terms: What is the same for all items.
+        credentials: Who pays.
+        destination: Where images and the batch's documents go.
+        source: Where `s3://` input images are read from.
+        allowance: What this chunk may spend of the batch's ceiling, if it has one.
+
+    Raises:
+        UploadError: The plan cannot be read, or what came of the items cannot be kept.
+    """
+    places = Places.of(terms, credentials=credentials, destination=destination, source=source)
+    began = time.monotonic()
+    items = read_chunk(places.store, number)
+    done, to_do = _split(items, read_part(places.store, number) or (), terms)
+    for result in done.values():
+        tally_of(terms.batch_id).add(number, result, is_fresh=False)
+    worker = Worker(terms, places, get_logger())
+    with scoped(f"batch:{terms.batch_id}"), allowance.counted() if allowance else nullcontext() as counted:
+        results = done | _carried_out(number, to_do, worker)
+    ordered = [results[item.id] for item in items]
+    write_part(places.store, number, ordered)
+    report = replace(
+        report_of(number, ordered),
+        spent_usd=counted.spent_usd if counted else 0.0,
+        fresh=sum(results[item.id].outcome.status != "pending" for item in to_do),
+        seconds=round(time.monotonic() - began, 3),
+        worker=here(),
+        **_why_stopped(worker.stops),
+    )
+    places.store.write(report_name(number), REPORT.dump_json(report))
+    _tell(report, ordered, terms, worker.stops)
+    return report
+
+
+# ── which items ──────────────────────────────────────────────────────────────
+
+
+def _split(
+    items: Iterable[Item], earlier: Iterable[ItemResult], terms: Terms
+) -> tuple[dict[str, ItemResult], list[Item]]:
+    """The results that stand, by id, and the items to carry out, each with the number of its next drawing."""
+    known = {result.id: result for result in earlier}
+    done: dict[str, ItemResult] = {}
+    to_do: list[Item] = []
+    for item in items:
+        result = known.get(item.id)
+        if result is None or result.asked != digest_of(item):
+            to_do.append(item)
+        elif result.outcome.status in (*NOT_DONE, *terms.redo):
+            to_do.append(replace(item, take=_next_take(result, terms)))
+        else:
+            done[item.id] = replace(result, line=item.line, carried=item.carried)
+    return done, to_do
+
+
+def _next_take(result: ItemResult, terms: Terms) -> int:
+    """Past all drawings that were given up, so that the journal does not repeat what is known."""
+    drawn_anew = result.outcome.status in terms.redo and result.outcome.status in _DRAWN_ANEW
+    return result.take + (terms.takes if drawn_anew else 0)
+
+
+def is_done(report: ChunkReport, terms: Terms) -> bool:
+    """Whether a chunk has nothing left to do."""
+    return not any(report.by_status.get(status) for status in (*NOT_DONE, *terms.redo))
+
+
+# ── carrying them out ────────────────────────────────────────────────────────
+
+
+def _carried_out(number: int, items: list[Item], worker: Worker) -> dict[str, ItemResult]:
+    """The results by id; those of items that have not ended when the process must are pending."""
+    waiting, results = deque(items), dict[str, ItemResult]()
+    tally = tally_of(worker.terms.batch_id)
+    ended = threading.Semaphore(0)
+
+    def work() -> None:
+        while True:
+            try:
+                item = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                results[item.id] = worker.result_of(item)
+                tally.add(number, results[item.id])
+            except BaseException as exc:  # noqa: BLE001 - a defect of ours must not leave the chunk waiting
+                results[item.id] = worker.broken(item, exc)
+            finally:
+                ended.release()
+
+    for _ in range(min(worker.places.credentials.max_in_flight, len(items))):
+        threading.Thread(target=copy_context().run, args=(work,), name="n1n-item", daemon=True).start()
+    for _ in items:
+        while not ended.acquire(timeout=_LOOK_SECONDS):
+            if stopping.seconds_left() <= 0:
+                waiting.clear()
+                return {item.id: results.get(item.id) or ItemResult.pending(item, _CUT_OFF) for item in items}
+    return results
+
+
+_CUT_OFF = "The process had to end while this was under way; whether it was paid is in the journal."
+
+
+# ── telling of it ────────────────────────────────────────────────────────────
+
+
+def report_name(number: int) -> str:
+    """The name of a chunk's report in the batch's folder."""
+    return f"reports/{number:05}.json"
+
+
+def report_of(number: int, results: Iterable[ItemResult]) -> ChunkReport:
+    """The sums over a chunk's results."""
+    counts: Counter[str] = Counter()
+    cost = 0.0
+    for result in results:
+        counts[result.outcome.status] += 1
+        cost += result.outcome.estimated_cost_usd or 0.0
+    return ChunkReport(number, dict(counts.most_common()), round(cost, 6))
+
+
+def _why_stopped(stops: Stops) -> dict[str, str]:
+    if stops.error is not None:
+        return {"stopped": stops.error.reason, "stopped_by": type(stops.error).__name__}
+    return {"stopped": "The process was told to end." if stopping.is_asked() else ""}
+
+
+def _tell(report: ChunkReport, results: Iterable[ItemResult], terms: Terms, stops: Stops) -> None:
+    """One event for the chunk, and one for the error that ends the batch, which automations wait for."""
+    if stops.error is not None:
+        events.emit("failed", error=stops.error, model=stops.error.model)
+    failures = [result for result in results if not result.outcome.ok and result.outcome.status not in NOT_DONE]
+    first = [
+        {"id": cut(result.id, 64), "status": result.outcome.status, "reason": cut(result.outcome.reason, 200)}
+        for result in failures[:_FIRST_FAILURES]
+    ]
+    events.emit_batch("chunk", terms.batch_id, {**REPORT.dump_python(report), "first_failures": first})

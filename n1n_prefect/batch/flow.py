@@ -1,0 +1,259 @@
+"""The flow that carries out a manifest: plan, chunks, tables; and the one that carries out a single chunk elsewhere."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.context import FlowRunContext
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, read_report
+from n1n_prefect.batch.draining import draining
+from n1n_prefect.batch.plan import Plan, make_plan, read_plan
+from n1n_prefect.batch.progress import Progress
+from n1n_prefect.batch.report import BatchReport, artifact_key, final_state, show, write_report
+from n1n_prefect.batch.results import COLUMNS
+from n1n_prefect.batch.rounds import Purse, Rounds, Start, deployment_runs, seed, task_runs
+from n1n_prefect.batch.store import BatchStore
+from n1n_prefect.batch.tally import new_tally
+from n1n_prefect.batch.terms import Terms
+from n1n_prefect.batch.work import Places
+from n1n_prefect.blocks import N1nCredentials, S3Location
+from n1n_prefect.budget import Allowance
+from n1n_prefect.catalog import AspectRatio, ImageModel, ImageSize
+from n1n_prefect.derive import require_formats
+from n1n_prefect.images import OUTCOME_STATUSES, OutcomeStatus
+from n1n_prefect.settings import settings
+
+_FAILED: tuple[OutcomeStatus, ...] = tuple(
+    status for status in OUTCOME_STATUSES if status not in ("uploaded", "already_there", "rejected")
+)  # pyright: ignore[reportAssignmentType]
+_AT_ONCE_ELSEWHERE = 32  # chunks handed out at a time, where nobody here knows how many workers there are
+
+
+@flow(name="batch-to-s3", task_runner=ThreadPoolTaskRunner(max_workers=2))
+def batch_to_s3(
+    manifest: str,
+    credentials: N1nCredentials,
+    destination: S3Location,
+    source: S3Location | None = None,
+    batch_id: str = "",
+    prefix: str = "",
+    dry_run: bool = False,
+    only_failed: bool = False,
+    only_statuses: list[OutcomeStatus] = [],  # noqa: B006 - a form's default; never changed
+    on_bad_rows: Literal["strict", "skip"] = "strict",
+    model: ImageModel = "gemini-2.5-flash-image",
+    aspect_ratio: Literal["default", AspectRatio] = "default",
+    image_size: Literal["default", ImageSize] = "default",
+    variants: list[str] = [],  # noqa: B006
+    on_invalid: Literal["fail", "regenerate"] = "fail",
+    regenerations: Annotated[int, Field(ge=0)] = 1,
+    if_exists: Literal["fail", "keep", "replace"] = "fail",
+    max_usd: Annotated[float, Field(ge=0)] | None = None,
+    chunk_size: Annotated[int, Field(ge=1, le=5000)] = 200,
+    deployment: str = "",
+    check_inputs: bool = True,
+    sidecars: bool = False,
+    grace_seconds: Annotated[float, Field(ge=0)] = 20,
+) -> BatchReport:
+    """Draw or edit an image for each row of a manifest, check it, put it into S3, and write a table of what happened.
+
+    It may be killed at any time: run again with the same batch id, it goes on, and pays only for what is missing.
+
+    Args:
+        manifest: A .csv, .jsonl or .parquet file, local or s3://, with a column prompt. Others are id, images, key,
+            variants, the options of generate_image such as model and aspect_ratio, and your own, which are carried
+            into the results.
+        credentials: The n1n Credentials block whose key pays for the images.
+        destination: The S3 Image Location block where images and results go.
+        source: The S3 Image Location block through which an s3:// manifest and s3:// input images are read; the
+            destination if not given.
+        batch_id: The batch's name; that of the manifest's file if empty. The same name again goes on with the batch.
+        prefix: The folder of images and results below the destination's own prefix; the batch id if empty.
+        dry_run: Check every row and estimate dollars and hours, and make no call.
+        only_failed: Carry out again what failed in an earlier run. Refused, invalid and missing images are asked for
+            anew, which is paid again.
+        only_statuses: With only_failed, those of these statuses alone.
+        on_bad_rows: Whether a row that cannot be carried out ends the batch before its first call (strict), or is left
+            out (skip).
+        model: The image model of rows that name none.
+        aspect_ratio: Width to height of rows that name none; keep "default" to let the model choose.
+        image_size: Size tier of rows that name none; keep "default" for gemini-2.5-flash-image, which has none.
+        variants: What is derived from each image, such as "thumb=crop 256x256 webp 80"; a column variants picks by name.
+        on_invalid: Whether an image that breaks a rule is drawn again, and paid again.
+        regenerations: How often, at most.
+        if_exists: What to do about another object under an image's key.
+        max_usd: A ceiling in US dollars for all runs of this batch together.
+        chunk_size: Rows in one task run; more rows mean less work for Prefect's server.
+        deployment: The deployment of batch-chunk, as flow-name/deployment-name, whose workers carry out the chunks; in
+            this process, or on the flow's task runner, if empty.
+        check_inputs: Whether input images in files and in S3 are looked for before the first call.
+        sidecars: Whether a document with its provenance is put beside each image.
+        grace_seconds: How long images under way may take when the process is told to end.
+
+    Raises:
+        ManifestError: Rows cannot be carried out; nothing was spent.
+        N1nError: Items are left; the message says why. What was paid is safe.
+    """
+    name = batch_id or named_after(manifest)
+    terms = Terms(
+        checked_batch_id(name),
+        checked_folder(prefix or name),
+        on_invalid=on_invalid,
+        regenerations=regenerations,
+        if_exists=if_exists,
+        variants=tuple(map(Variant.parse, variants)),
+        redo=_redone(only_failed, only_statuses),
+        sidecars=sidecars,
+        spending=replace(settings().spending, max_usd_per_run=max_usd),
+    )
+    require_formats(terms.variants)
+    places = Places.of(terms, credentials=credentials, destination=destination, source=source or destination)
+    plan = make_plan(
+        manifest,
+        store=places.store,
+        batch_id=terms.batch_id,
+        destination=places.destination,
+        source=places.source,
+        rules=settings().source_rules,
+        defaults=_defaults(model, aspect_ratio, image_size),
+        variants=[variant.name for variant in terms.variants],
+        reserved=COLUMNS,
+        charges=credentials,
+        chunk_size=chunk_size,
+        on_bad_rows=on_bad_rows,
+        check_inputs=check_inputs,
+        dry_run=dry_run,
+    )
+    get_logger().info("%s", plan.summary(credentials.max_in_flight))
+    if dry_run:
+        return _planned(plan, credentials)
+    blocks = {"credentials": credentials, "destination": destination, "source": source}
+    start = (
+        deployment_runs(deployment, terms, places.store, blocks) if deployment else task_runs(terms, **blocks)
+    )
+    with draining(grace_seconds):
+        rounds = _carried_out(plan, places.store, terms, start, _purse(plan, max_usd))
+        return _reported(places.store, plan, rounds)
+
+
+@flow(name="batch-chunk", task_runner=ThreadPoolTaskRunner(max_workers=1))
+def batch_chunk(
+    number: int,
+    terms: Terms,
+    credentials: N1nCredentials,
+    destination: S3Location,
+    source: S3Location | None = None,
+    allowance: Allowance | None = None,
+    grace_seconds: Annotated[float, Field(ge=0)] = 20,
+) -> ChunkReport:
+    """Carry out one chunk of a batch on this worker; started by batch-to-s3, not by hand.
+
+    Args:
+        number: The chunk's number.
+        terms: What is the same for all items of the batch.
+        credentials: The n1n Credentials block whose key pays for the images.
+        destination: The S3 Image Location block where images and results go.
+        source: The S3 Image Location block through which s3:// input images are read.
+        allowance: What the chunk may spend of the batch's ceiling.
+        grace_seconds: How long images under way may take when the process is told to end.
+    """
+    with draining(grace_seconds):
+        return carry_out_chunk(
+            number, terms=terms, credentials=credentials, destination=destination, source=source, allowance=allowance
+        )
+
+
+# ── its parts ────────────────────────────────────────────────────────────────
+
+
+def named_after(manifest: str) -> str:
+    """A batch's name, where it has none of its own: that of the manifest's file."""
+    stem = PurePosixPath(manifest.rstrip("/").replace("\\", "/")).name.split(".")[0]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100] or "batch"
+
+
+def _redone(only_failed: bool, statuses: list[OutcomeStatus]) -> tuple[OutcomeStatus, ...]:
+    if statuses and not only_failed:
+        raise InvalidRequestError(f"only_statuses={statuses!r} is given without only_failed=True; nothing was spent.")
+    return tuple(statuses) or _FAILED if only_failed else ()
+
+
+def _defaults(model: str, aspect_ratio: str, image_size: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "aspect_ratio": None if aspect_ratio == "default" else aspect_ratio,
+        "image_size": None if image_size == "default" else image_size,
+    }
+
+
+def _planned(plan: Plan, credentials: N1nCredentials) -> Any:
+    """The state of a dry run: what the batch would be."""
+    words = plan.summary(credentials.max_in_flight)
+    show(plan.batch_id, f"## Batch {plain(plan.batch_id, 100)}, not begun\n\n{plain(words, 2000)}\n", words)
+    report = BatchReport(
+        plan.batch_id,
+        items=plan.rows,
+        by_status={"pending": plan.rows},
+        estimated_cost_usd=plan.estimate.usd,
+        bad_rows=plan.bad_rows,
+        is_dry_run=True,
+    )
+    return Completed(message=f"Nothing was called. {words}", data=report)
+
+
+def _purse(plan: Plan, max_usd: float | None) -> Purse | None:
+    if max_usd is None:
+        return None
+    if plan.estimate.unpriced:
+        names = ", ".join(map(repr, plan.estimate.unpriced))
+        raise InvalidRequestError(
+            f"max_usd is given and {names} has no known price; give it one in the credentials' prices. Nothing was spent."
+        )
+    context = FlowRunContext.get()
+    run = context.flow_run.id if context and context.flow_run else ""
+    return Purse(f"batch:{plan.batch_id}:{run}", max_usd, plan.estimate.usd / max(plan.rows, 1))
+
+
+def _carried_out(plan: Plan, store: BatchStore, terms: Terms, start: Start, purse: Purse | None) -> Rounds:
+    tally = new_tally(terms.batch_id)
+    at_once = 2 * _workers() if isinstance(_runner(), ThreadPoolTaskRunner) else _AT_ONCE_ELSEWHERE
+    rounds = Rounds(start, tally, at_once, purse)
+    left: dict[int, int] = {}
+    for number, report in _earlier(plan, store):
+        if report and purse:
+            seed(purse, report.cost_usd)
+        if report and is_done(report, terms):
+            tally.close(number, report.by_status, report.cost_usd)
+        else:
+            left[number] = (report.left if report and not terms.redo else 0) or plan.items_of(number)
+    progress = Progress(artifact_key(terms.batch_id, "-progress"), plan.rows, tally)
+    rounds.run(left.items(), progress.look)
+    progress.show()
+    return rounds
+
+
+def _earlier(plan: Plan, store: BatchStore) -> Iterator[tuple[int, ChunkReport | None]]:
+    """Each chunk with its report of an earlier run, if it is about the same items."""
+    for number in range(plan.chunks):
+        report = read_report(store, number)
+        yield number, report if report and report.chunk_sha256 == plan.chunk_sha256[number] else None
+
+
+def _runner() -> Any:
+    context = FlowRunContext.get()
+    return context.task_runner if context else None
+
+
+def _workers() -> int:
+    return getattr(_runner(), "_max_workers", 2)
+
+
+def _reported(store: BatchStore, plan: Plan, rounds: Rounds) -> Any:
+    report, words = write_report(store, plan, rounds)
+    return final_state(report, rounds, words)

@@ -1,0 +1,288 @@
+"""The chunks of a batch, handed out and awaited: as task runs of this flow, or as runs of a deployment."""
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.deployments import run_deployment
+from prefect.futures import PrefectFuture
+from prefect.states import State
+
+from n1n_prefect import budget, stopping
+from n1n_prefect.batch.chunk import REPORT, ChunkReport, carry_out_chunk, here, report_name
+from n1n_prefect.batch.store import BatchStore
+from n1n_prefect.batch.tally import Tally
+from n1n_prefect.batch.terms import TERMS, Terms
+from n1n_prefect.budget import Allowance
+from n1n_prefect.errors import BudgetExceededError, InvalidRequestError, N1nError
+from n1n_prefect.outcomes import is_under_way
+from n1n_prefect.run_log import get_logger
+
+_LOOK_SECONDS = 0.1
+_FAILURES_IN_A_ROW = 3
+_TRIES_OF_A_RUN = 3
+_ASK_SECONDS = 2.0  # between two questions to the server about runs of a deployment
+
+
+class Handle(Protocol):
+    """A chunk that was handed out."""
+
+    def is_done(self) -> bool:
+        """Whether it has ended."""
+        ...
+
+    def report(self) -> ChunkReport:
+        """What it came to, or the error that ended it."""
+        ...
+
+
+Start = Callable[[int, Allowance | None], Handle]
+
+
+# ── where chunks are carried out ─────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _TaskRun:
+    future: PrefectFuture[Any]
+
+    def is_done(self) -> bool:
+        return not is_under_way(self.future)
+
+    def report(self) -> ChunkReport:
+        return self.future.result()
+
+
+def task_runs(terms: Terms, **blocks: Any) -> Start:
+    """Chunks as task runs, on the task runner of the flow: threads, Dask, Ray."""
+
+    def start(number: int, allowance: Allowance | None) -> Handle:
+        return _TaskRun(carry_out_chunk.submit(number, terms=terms, allowance=allowance, **blocks))
+
+    return start
+
+
+@dataclass
+class _DeploymentRun:
+    create: Callable[[], UUID]
+    read: Callable[[], ChunkReport]
+    tries: int = 1
+    asked: float = 0.0
+    state: State[Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.id = self.create()
+
+    def is_done(self) -> bool:
+        """Asks the server now and then; a run whose worker was killed is started again, on another one."""
+        if time.monotonic() < self.asked + _ASK_SECONDS:
+            return False
+        self.asked = time.monotonic()
+        with get_client(sync_client=True) as client:
+            self.state = client.read_flow_run(self.id).state
+        if self.state is None or not self.state.is_final():
+            return False
+        if self.state.is_crashed() and self.tries < _TRIES_OF_A_RUN and not stopping.is_asked():
+            self.tries += 1
+            self.id = self.create()
+            return False
+        return True
+
+    def report(self) -> ChunkReport:
+        if self.state is not None and self.state.is_completed():
+            return self.read()
+        name, message = (self.state.name, self.state.message) if self.state else ("unknown", "")
+        raise N1nError(f"The flow run {self.id} that carried it out is {name}: {message}")
+
+
+def deployment_runs(deployment: str, terms: Terms, store: BatchStore, blocks: dict[str, Any]) -> Start:
+    """Chunks as runs of the deployment of `batch_chunk`, for as many workers as its work pool has.
+
+    Args:
+        deployment: `flow-name/deployment-name`.
+        terms: What is the same for all items.
+        store: The batch's documents, where each run leaves its report.
+        blocks: The flow's own blocks by parameter; they travel by reference, and so must be saved.
+
+    Raises:
+        InvalidRequestError: A block is not saved.
+    """
+    references = {name: _reference(name, block) for name, block in blocks.items() if block is not None}
+
+    def start(number: int, allowance: Allowance | None) -> Handle:
+        parameters = {
+            "number": number,
+            "terms": TERMS.dump_python(terms, mode="json"),
+            "allowance": allowance and dataclasses.asdict(allowance),
+            **references,
+        }
+
+        def create() -> UUID:
+            run = run_deployment(
+                deployment, parameters=parameters, timeout=0, flow_run_name=f"{terms.batch_id} {number:05}"
+            )
+            return run.id  # pyright: ignore[reportAttributeAccessIssue]
+
+        return _DeploymentRun(create, lambda: read_report(store, number))
+
+    return start
+
+
+def _reference(name: str, block: Any) -> dict[str, Any]:
+    document_id = getattr(block, "_block_document_id", None)
+    if document_id is None:
+        raise InvalidRequestError(
+            f"{name} is not a saved block, and only a saved one travels to another worker without its secrets: save it "
+            f"under a name, and give {type(block).__name__}.load('NAME')."
+        )
+    return {"$ref": {"block_document_id": str(document_id)}}
+
+
+def read_report(store: BatchStore, number: int) -> ChunkReport:
+    """What a chunk came to, as it left it in the store.
+
+    Raises:
+        N1nError: It left nothing.
+    """
+    data = store.read(report_name(number))
+    if data is None:
+        raise N1nError(f"Chunk {number} left no report at {store.uri_of(report_name(number))}.")
+    return REPORT.validate_json(data)
+
+
+# ── handing them out ─────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Purse:
+    """A batch's ceiling, of which each chunk gets a part.
+
+    Args:
+        scope: The name under which this run of the batch is counted.
+        ceiling: US dollars for all runs of the batch.
+        usd_per_item: What an item is expected to cost.
+    """
+
+    scope: str
+    ceiling: float
+    usd_per_item: float
+
+    def share(self, items: int, *, everything: bool) -> Allowance:
+        """A part for so many items, with a fifth more for what is drawn again; or all that is left.
+
+        Raises:
+            BudgetExceededError: Nothing is left.
+        """
+        usd = self.ceiling if everything else self.usd_per_item * items * 1.2
+        return Allowance.take(self.scope, usd, ceiling=self.ceiling)
+
+
+@dataclass
+class Rounds:
+    """All chunks that have something left to do, until none has, or there is a reason to stop.
+
+    Args:
+        start: Hands out a chunk.
+        tally: What is told while it goes on.
+        at_once: How many chunks are handed out at a time.
+        purse: The ceiling, if there is one.
+    """
+
+    start: Start
+    tally: Tally
+    at_once: int
+    purse: Purse | None = None
+    stopped: str = ""
+    """Why no more chunks were handed out; empty if none was held back."""
+
+    stopped_by: str = ""
+    """The class of the error behind it."""
+
+    failures: dict[int, str] = field(default_factory=dict[int, str])
+    """Chunks that could not be carried out, by number, and why."""
+
+    _waiting: "deque[int]" = field(default_factory=deque[int])
+    _items: dict[int, int] = field(default_factory=dict[int, int])
+    _under_way: dict[int, tuple[Handle, Allowance | None]] = field(
+        default_factory=dict[int, tuple[Handle, Allowance | None]]
+    )
+    _poor: set[int] = field(default_factory=set[int])
+    _in_a_row: int = 0
+
+    def run(self, chunks: Iterable[tuple[int, int]], look: Callable[[], None]) -> None:
+        """Carries out chunks.
+
+        Args:
+            chunks: Their numbers, and how many items of each are left.
+            look: Called now and then.
+        """
+        self._items = dict(chunks)
+        self._waiting.extend(self._items)
+        while self._waiting or self._under_way:
+            self._hand_out()
+            for number in [number for number, (handle, _) in self._under_way.items() if handle.is_done()]:
+                self._take_in(number)
+            if (self.stopped or stopping.is_asked()) and not self._under_way:
+                return
+            look()
+            time.sleep(_LOOK_SECONDS)
+
+    def _hand_out(self) -> None:
+        while self._waiting and len(self._under_way) < self.at_once and not self.stopped and not stopping.is_asked():
+            number = self._waiting[0]
+            try:
+                share = self.purse and self.purse.share(self._items[number], everything=number in self._poor)
+            except BudgetExceededError as error:
+                if not self._under_way:
+                    self._stop(error.reason, type(error).__name__)
+                return
+            self._waiting.popleft()
+            self._under_way[number] = self.start(number, share), share
+
+    def _take_in(self, number: int) -> None:
+        handle, share = self._under_way.pop(number)
+        try:
+            report = handle.report()
+        except Exception as exc:  # noqa: BLE001 - one bad chunk never hides the others
+            self._failed(number, exc)
+            return
+        self._in_a_row = 0
+        if share is not None:
+            share.give_back(report.spent_usd)
+        is_elsewhere = report.worker != here()
+        self.tally.close(number, report.by_status, report.cost_usd, fresh=report.fresh if is_elsewhere else 0)
+        if report.stopped_by == BudgetExceededError.__name__ and self._may_go_on(number, report):
+            self.tally.reopen(number, report.by_status, report.cost_usd)
+            self._waiting.append(number)
+        elif report.stopped:
+            self._stop(report.stopped, report.stopped_by)
+
+    def _may_go_on(self, number: int, report: ChunkReport) -> bool:
+        """Whether a chunk whose share was used up may have more: not after all that was left got it nowhere."""
+        if number in self._poor and report.spent_usd == 0:
+            return False
+        self._poor.add(number)
+        return True
+
+    def _failed(self, number: int, exc: Exception) -> None:
+        # What it spent of its share is not known, so that the share stays counted.
+        reason = f"{type(exc).__name__}: {exc}"
+        get_logger().error("Chunk %05d could not be carried out: %s", number, reason)
+        self.failures[number] = reason
+        self._in_a_row += 1
+        if self._in_a_row >= _FAILURES_IN_A_ROW:
+            self._stop(f"{self._in_a_row} chunks in a row could not be carried out: {reason}", type(exc).__name__)
+
+    def _stop(self, reason: str, kind: str) -> None:
+        if not self.stopped:
+            self.stopped, self.stopped_by = reason, kind
+
+
+def seed(purse: Purse, spent_usd: float) -> None:
+    """Counts what earlier runs of the batch have spent."""
+    budget.count_spent(purse.scope, spent_usd)

@@ -1,0 +1,249 @@
+"""One item of a batch from its row to its result, tried again here where Prefect would try a task again.
+
+One task run carries out many items, so that what belongs to a single image elsewhere is kept small: no event, no
+asset and no line in the run's log but for failures, and of those the first few.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Generator, Iterable, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from n1n_prefect import errors, events, stopping
+from n1n_prefect.batch.items import Item
+from n1n_prefect.batch.provenance import sidecar, sidecar_key
+from n1n_prefect.batch.results import ItemResult, VariantObject
+from n1n_prefect.batch.store import BatchStore
+from n1n_prefect.batch.terms import Terms
+from n1n_prefect.blocks import N1nCredentials, S3Location
+from n1n_prefect.deriving import derived_objects
+from n1n_prefect.errors import N1nError
+from n1n_prefect.execution import Meter, metered
+from n1n_prefect.images import ImageOutcome, UploadedImage
+from n1n_prefect.outcomes import outcome_of
+from n1n_prefect.policies import DELAYS, RETRIES, Attempt
+from n1n_prefect.run_log import Log, logging_to
+from n1n_prefect.totals import image_of
+from n1n_prefect.to_s3 import ToS3, to_s3
+
+_RATE_LIMITS = 20  # how often one item is told to wait before it is given up
+_FAILURES_LOGGED = 10  # of a chunk; all are in the results
+
+_ENDS_BATCH = (errors.AuthenticationError, errors.QuotaError, errors.BudgetExceededError)
+"""What the next item would meet as well."""
+
+_ENDS_MODEL = (errors.ModelNotAvailableError, errors.PermissionDeniedError)
+"""What the next item of the same model would meet."""
+
+
+@dataclass
+class Stops:
+    """Why items are not begun any more: those of one model, or all."""
+
+    by_model: dict[str, str] = field(default_factory=dict[str, str])
+    """Reasons by model."""
+
+    error: N1nError | None = None
+    """Why all, and what that is called."""
+
+    def reason(self, model: str) -> str:
+        """Why an item of this model is not begun; empty if it may be."""
+        if stopping.is_asked():
+            return "The process was told to end before its turn came."
+        if self.error is not None:
+            return f"Not tried: {self.error.reason}"
+        return self.by_model.get(model, "")
+
+    def learn(self, failure: Exception | None, model: str) -> None:
+        """Notes what a failed item says of those after it."""
+        if isinstance(failure, _ENDS_BATCH):
+            self.error = self.error or failure
+        elif isinstance(failure, _ENDS_MODEL):
+            self.by_model.setdefault(model, f"Not tried: {failure.reason}")
+
+
+@dataclass(frozen=True)
+class Places:
+    """The blocks that a batch's items are carried out with."""
+
+    credentials: N1nCredentials
+    """Who pays."""
+
+    destination: S3Location
+    """Where images go; its prefix has the batch's folder in it."""
+
+    source: S3Location | None = None
+    """Where `s3://` input images are read from."""
+
+    @classmethod
+    def of(
+        cls, terms: Terms, *, credentials: N1nCredentials, destination: S3Location, source: S3Location | None
+    ) -> "Places":
+        """The blocks of a batch, whose images go below its folder."""
+        inside = destination.model_copy(update={"prefix": _joined(destination.prefix, terms.folder)})
+        return cls(credentials, inside, source)
+
+    @property
+    def store(self) -> BatchStore:
+        """The batch's documents."""
+        return BatchStore(self.destination, self.destination.prefix)
+
+
+def _joined(prefix: str, folder: str) -> str:
+    return "/".join(part for part in (prefix, folder) if part)
+
+
+@dataclass
+class Worker:
+    """Carries out items of one chunk, on as many threads as share it."""
+
+    terms: Terms
+    places: Places
+    log: "Log"
+    stops: Stops = field(default_factory=Stops)
+    _logged: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def result_of(self, item: Item) -> ItemResult:
+        """How an item ended; it never raises for a bad one."""
+        reason = self.stops.reason(item.request.model)
+        if reason:
+            return ItemResult.pending(item, reason)
+        began = time.monotonic()
+        with metered() as meter, events.held_back(), originals_at_hand(), logging_to(_ItemLog(self, item.id)):
+            outcome, variants = self._ended(item)
+        if outcome.status == "pending":
+            return ItemResult.pending(item, outcome.reason)
+        return ItemResult.of(
+            item,
+            replace(outcome, id=item.id, attempts=max(meter.calls, 1)),
+            seconds=time.monotonic() - began,
+            waited_seconds=meter.waited_seconds,
+            variants=variants,
+        )
+
+    def _ended(self, item: Item) -> "_Ended":
+        """Tries an item until it has ended for good; what may pass is waited for here."""
+        number = limited = 0
+        while True:
+            number += 1
+            is_last = number > RETRIES or limited >= _RATE_LIMITS
+            try:
+                with Attempt(number, is_last).under_way():
+                    return self._tried(item)
+            except N1nError as error:
+                if stopping.is_asked():
+                    return ImageOutcome(item.id, "pending", error.reason), ()
+                if isinstance(error, errors.RateLimitError):
+                    number, limited = number - 1, limited + 1  # its pause is kept by the pace of the key
+                else:
+                    stopping.wait(_delay(number, error))
+
+    def _tried(self, item: Item) -> "_Ended":
+        way = to_s3(self._arguments(item))
+        outcome = way.carried_out()
+        self.stops.learn(way.failure, item.request.model)
+        if isinstance(way.failure, _PENDING) or (stopping.is_asked() and _may_pass(way.failure)):
+            return ImageOutcome(item.id, "pending", outcome.reason), ()
+        if outcome.uploaded is None or not outcome.ok:
+            return outcome, ()
+        return self._derived(item, outcome, outcome.uploaded)
+
+    def _derived(self, item: Item, outcome: ImageOutcome, uploaded: UploadedImage) -> "_Ended":
+        """The outcome with what is put beside the image."""
+        try:
+            variants = self._variants(item, uploaded)
+            if self.terms.sidecars:
+                self._put_sidecar(item, uploaded)
+        except N1nError as error:
+            if error.is_transient and not is_last_attempt():
+                raise
+            reason = f"The image is uploaded; what belongs beside it is not: {error.reason}"
+            return replace(outcome, status="failed", reason=reason), ()
+        return outcome, variants
+
+    def _variants(self, item: Item, uploaded: UploadedImage) -> tuple[VariantObject, ...]:
+        wanted = [variant for variant in self.terms.variants if variant.name in item.variants]
+        if not wanted or uploaded.original is None:
+            return ()
+        data = uploaded.original.read_bytes()
+        made = derived_objects(data, uploaded, wanted, destination=self.places.destination)
+        return tuple(map(_variant_object, made))
+
+    def _put_sidecar(self, item: Item, uploaded: UploadedImage) -> None:
+        data = uploaded.original.read_bytes() if uploaded.original else None
+        document = sidecar(item, uploaded, data, batch_id=self.terms.batch_id)
+        self.places.store.write_at(sidecar_key(uploaded.key), document)
+
+    def _arguments(self, item: Item) -> dict[str, Any]:
+        terms = self.terms
+        return {
+            "request": item.request,
+            "credentials": self.places.credentials,
+            "destination": self.places.destination,
+            "source": self.places.source,
+            "name": item.id if item.key is None else None,
+            "key": item.key,
+            "spec": terms.spec,
+            "on_invalid": terms.on_invalid,
+            "regenerations": terms.regenerations,
+            "if_exists": terms.if_exists,
+            "metadata": None,
+            "spending": terms.spending,
+            "take": item.take,
+        }
+
+    def broken(self, item: Item, exc: BaseException) -> ItemResult:
+        """The result of an item that an error of our own ended; what it cost is not known."""
+        self.log.error("%s: an error that n1n-prefect has no class for: %r", item.id, exc)
+        return ItemResult.of(item, outcome_of(exc, item.id), seconds=None, waited_seconds=None)
+
+    def may_log(self) -> bool:
+        """Whether another failure goes to the run's log; each line there is a row of its database."""
+        with self._lock:
+            self._logged += 1
+            return self._logged <= _FAILURES_LOGGED
+
+
+_Ended = tuple[ImageOutcome, tuple[VariantObject, ...]]
+_PENDING = (errors.AuthenticationError, errors.QuotaError)
+"""Nothing has come of such an item, and nothing is wrong with it: it is carried out by the next run."""
+
+
+def _may_pass(failure: Exception | None) -> bool:
+    return isinstance(failure, N1nError) and failure.is_transient
+
+
+def _delay(number: int, error: N1nError) -> float:
+    """Seconds until the next attempt: what the server asked for, or longer each time."""
+    seconds = error.retry_after_seconds or DELAYS[min(number, len(DELAYS)) - 1]
+    return seconds + random.uniform(0, min(seconds * 0.1, 5.0))  # noqa: S311
+
+
+def _variant_object(made: DerivedImage) -> VariantObject:
+    return VariantObject(
+        made.name, made.key, made.uri, made.sha256, made.media_type, made.width, made.height, made.size_bytes
+    )
+
+
+_details = logging.getLogger("n1n_prefect.batch")
+
+
+class _ItemLog(logging.LoggerAdapter[logging.Logger]):
+    """The log of one item: all to the process's own log, at DEBUG; the first failures of a chunk to the run's."""
+
+    def __init__(self, worker: Worker, id: str) -> None:  # noqa: A002 - the field's name
+        super().__init__(_details, {})
+        self.worker = worker
+        self.id = id
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Says something of the item."""
+        if level >= logging.WARNING and is_last_attempt() and self.worker.may_log():
+            self.worker.log.log(level, f"{self.id}: {msg}", *args, **kwargs)
+        else:
+            _details.debug("%s: %s", self.id, msg, **kwargs) if not args else _details.debug(f"{self.id}: {msg}", *args, **kwargs)
