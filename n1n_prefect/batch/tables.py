@@ -42,7 +42,7 @@ class Tables:
     """How many rows each has."""
 
 
-def write_tables(store: BatchStore, results: Iterable[ItemResult], *, carried: Mapping[str, type]) -> Tables:
+def write_tables(store: BatchStore, results: Iterable[ItemResult], *, carried: Iterable[str]) -> Tables:
     """Puts the table of results into the batch's folder, in the place of an earlier one.
 
     The rows pass through files below the system's temporary folder (`TMPDIR`), about 1.5 kB each. The
@@ -52,15 +52,15 @@ def write_tables(store: BatchStore, results: Iterable[ItemResult], *, carried: M
     Args:
         store: The batch's folder.
         results: One for each item, as `all_results` gives them; they are taken one by one.
-        carried: The columns that the manifest carries through, in order, each with `str`, `int`, `float` or `bool`. A
-            column whose values are of another type becomes one that holds all of them: numbers, else texts.
+        carried: Names of the columns that the manifest carries through, in order. In Parquet each has the narrowest
+            type that holds all its values: bool, int64, double, or else a string, as has one without any value.
 
     Raises:
-        InvalidRequestError: A carried column has the name of one of the table's own, or another type.
+        InvalidRequestError: A carried column has the name of one of the table's own.
         UploadError: The store refused or could not be reached.
         StagingError: The temporary folder cannot be written.
     """
-    kinds = _kinds_of(carried)
+    kinds = dict.fromkeys(_checked(carried))
     with _folder() as folder:
         rows = _write_lines(folder / LINES, results, kinds)
         store.write_file(LINES, folder / LINES, JSON_LINES)
@@ -87,19 +87,18 @@ def _folder() -> Generator[Path]:
 # ── JSON Lines ───────────────────────────────────────────────────────────────
 
 
-def _kinds_of(carried: Mapping[str, type]) -> dict[str, Kind]:
-    for name, kind in carried.items():
+def _checked(carried: Iterable[str]) -> list[str]:
+    names = list(carried)
+    for name in names:
         if name in COLUMNS:
             raise InvalidRequestError(
                 f"column {name!r} of the manifest is one of the results' own; rename it, such as to {'my_' + name!r}."
             )
-        if kind not in _KINDS:
-            raise InvalidRequestError(f"column {name!r} is of {kind!r}; it may be str, int, float or bool.")
-    return {name: _KINDS[kind] for name, kind in carried.items()}
+    return names
 
 
-def _write_lines(path: Path, results: Iterable[ItemResult], kinds: dict[str, Kind]) -> int:
-    """Writes a row for each result; a carried column's kind is widened by what it holds. How many rows there are."""
+def _write_lines(path: Path, results: Iterable[ItemResult], kinds: "dict[str, Kind | None]") -> int:
+    """Writes a row for each result, and notes what the carried columns hold; how many rows there are."""
     rows = 0
     with path.open("wb") as file:
         for result in results:
@@ -110,11 +109,11 @@ def _write_lines(path: Path, results: Iterable[ItemResult], kinds: dict[str, Kin
     return rows
 
 
-def _widened(kind: Kind, value: Any) -> Kind:
-    """A kind that holds the value as well."""
+def _widened(kind: Kind | None, value: Any) -> Kind | None:
+    """The narrowest kind that holds the value as well; None while there is no value."""
     own = kind if value is None else _kind_of(value)
-    if own == kind:
-        return kind
+    if kind is None or own == kind:
+        return own
     return "number" if {own, kind} == {"integer", "number"} else "text"
 
 
@@ -127,7 +126,7 @@ def _kind_of(value: Any) -> Kind:
 # ── Parquet ──────────────────────────────────────────────────────────────────
 
 
-def _write_parquet(folder: Path, kinds: Mapping[str, Kind], rows: int, lines_at: str) -> bool:
+def _write_parquet(folder: Path, kinds: Mapping[str, Kind | None], rows: int, lines_at: str) -> bool:
     """Whether there is a Parquet now; if not, the log says why."""
     if find_spec("pyarrow") is None:
         get_logger().info(
@@ -135,7 +134,7 @@ def _write_parquet(folder: Path, kinds: Mapping[str, Kind], rows: int, lines_at:
         )
         return False
     columns = [(name, column.kind, column.meaning) for name, column in COLUMNS.items()]
-    columns += [(name, kind, "Carried from the manifest.") for name, kind in kinds.items()]
+    columns += [(name, kind or "text", "Carried from the manifest.") for name, kind in kinds.items()]
     (folder / "columns.json").write_bytes(dumped(columns))
     said = _run(folder, timeout_seconds=60 + rows / 100)
     if said:
