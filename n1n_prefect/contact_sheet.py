@@ -1,10 +1,7 @@
 """What a run made, in Markdown: a contact sheet with small pictures, failures first.
 
 Prompts, names and the words of models and servers are taken for hostile: they are shown as
-text, and nothing but our own pictures renders. Seen in both of Prefect's UIs, which decide
-the form: numeric entities show as such in the old one, so that backslashes escape; the new
-one makes links of addresses even then, so that an invisible joiner breaks those up. Both
-show an entity for `<`, `>` and `&` as it is meant.
+text (see `plain_text`), and nothing but our own pictures renders.
 """
 
 import re
@@ -16,6 +13,7 @@ from functools import lru_cache
 from n1n_prefect.images import GeneratedImage, ImageOutcome, UploadedImage, excerpt
 from n1n_prefect.masking import without_secrets
 from n1n_prefect.outcomes import gather_outcomes, has_image
+from n1n_prefect.plain_text import plain
 from n1n_prefect.run_log import get_logger
 from n1n_prefect.thumbnails import MAX_BYTES, data_uri, thumbnail
 from n1n_prefect.totals import Totals, image_of, is_reused
@@ -51,7 +49,7 @@ def contact_sheet_markdown(
         max_total_bytes: Length of the whole document in bytes, at most; pictures give way, then rows.
     """
     everything = _rows(outcomes)
-    head = (f"## {_plain(title, 200)}\n\n" if title else "") + _overview(Totals.of(everything))
+    head = (f"## {plain(title, 200)}\n\n" if title else "") + _overview(Totals.of(everything))
     room = max_total_bytes - len(head.encode()) - _AROUND
     listed, rest = _split(everything, max_thumbnails)
     texts = list(_fitting((_texts(outcome, show_prompts) for outcome in listed), room))
@@ -81,10 +79,10 @@ def dialog_markdown(
         for number, picture in zip(shown, pictures, strict=True)
     ]
     cells += [_lines(f"**Image {number}**", *_caption(outcomes[number], False)) for number in bare]
-    head = f"{_plain(min(prompts), 80)}\n\n" if len(prompts) == 1 else ""
+    head = f"{plain(min(prompts), 80)}\n\n" if len(prompts) == 1 else ""
     rows = [f"| {' | '.join(cells[start : start + 2])} |\n" for start in range(0, len(cells), 2)]
     failed = [
-        f"- Image {number}: {_status(outcome)}. {_plain(outcome.reason, 200)}\n"
+        f"- Image {number}: {_status(outcome)}. {plain(outcome.reason, 200)}\n"
         for number, outcome in outcomes.items()
         if not has_image(outcome)
     ]
@@ -100,7 +98,7 @@ def _caption(outcome: ImageOutcome, has_prompt: bool) -> list[str]:
     image = outcome.uploaded or outcome.image
     cost = "" if outcome.estimated_cost_usd is None else f"${outcome.estimated_cost_usd:,.3f}"
     size = f"{image.width}x{image.height}" if image else ""
-    prompt = _plain(outcome.prompt_excerpt, _DIALOG_WORDS) if has_prompt else ""
+    prompt = plain(outcome.prompt_excerpt, _DIALOG_WORDS) if has_prompt else ""
     return [prompt, ", ".join(filter(None, (size, cost)))]
 
 
@@ -210,7 +208,7 @@ def _foot(rest: list[ImageOutcome]) -> str:
     """How many are not listed, and why the failures among them failed."""
     if not rest:
         return ""
-    reasons = Counter(_plain(outcome.reason, 80) or _status(outcome) for outcome in filter(_is_failure, rest))
+    reasons = Counter(plain(outcome.reason, 80) or _status(outcome) for outcome in filter(_is_failure, rest))
     lines = [f"\n… and {len(rest):,} more: {_by_status(rest)}.\n\n"]
     lines += [f"- {count:,} of them: {reason}\n" for reason, count in reasons.most_common(_REASONS)]
     if len(reasons) > _REASONS:
@@ -222,15 +220,15 @@ def _texts(outcome: ImageOutcome, show_prompts: bool) -> tuple[str, str]:
     """The two cells of a row, without the picture."""
     image = image_of(outcome)
     told = _lines(
-        _plain(outcome.id, 200) if len(outcome.id) > _NAME else "",
+        plain(outcome.id, 200) if len(outcome.id) > _NAME else "",
         _verdict(outcome),
-        _plain(image.prompt_excerpt if image else outcome.prompt_excerpt, 80) if show_prompts else "",
+        plain(image.prompt_excerpt if image else outcome.prompt_excerpt, 80) if show_prompts else "",
         _asked(outcome),
         _delivered(outcome),
         _address(outcome.uploaded.uri) if outcome.uploaded else "",
         _console_link(outcome.uploaded) if outcome.uploaded else "",
     )
-    return f"**{_plain(outcome.id, _NAME) or 'no name'}**", told
+    return f"**{plain(outcome.id, _NAME) or 'no name'}**", told
 
 
 def _verdict(outcome: ImageOutcome) -> str:
@@ -244,17 +242,17 @@ def _verdict(outcome: ImageOutcome) -> str:
     verdict = f"**{_status(outcome)}**" + (f" ({', '.join(notes)})" if notes else "")
     # The older UI does not wrap the lines of a table; a key is masked before a line can end in it.
     reason = textwrap.wrap(excerpt(without_secrets(outcome.reason), 300), 80, break_on_hyphens=False)
-    return _lines(verdict, *(_plain(line, 80) for line in reason))
+    return _lines(verdict, *(plain(line, 80) for line in reason))
 
 
 def _asked(outcome: ImageOutcome) -> str:
     image = image_of(outcome)
     if image is None:
-        return _plain(outcome.uploaded.model if outcome.uploaded else outcome.model, 80)
+        return plain(outcome.uploaded.model if outcome.uploaded else outcome.model, 80)
     answered = image.model_version.removeprefix("models/")
-    other = f" (answered by {_plain(answered, 80)})" if answered not in ("", image.model) else ""
+    other = f" (answered by {plain(answered, 80)})" if answered not in ("", image.model) else ""
     shape = ", ".join(part for part in (image.aspect_ratio, image.image_size) if part)
-    return _plain(image.model, 80) + other + (f", asked {_plain(shape, 20)}" if shape else "")
+    return plain(image.model, 80) + other + (f", asked {plain(shape, 20)}" if shape else "")
 
 
 def _delivered(outcome: ImageOutcome) -> str:
@@ -262,7 +260,7 @@ def _delivered(outcome: ImageOutcome) -> str:
     cost = "" if outcome.estimated_cost_usd is None else f"${outcome.estimated_cost_usd:,.3f}"
     if image is None:
         return cost
-    kind = _plain(image.media_type, 40)
+    kind = plain(image.media_type, 40)
     return ", ".join(filter(None, (f"{image.width}x{image.height} pixels", kind, _size(image.size_bytes), cost)))
 
 
@@ -278,29 +276,14 @@ def _lines(*parts: str) -> str:
     return "<br>".join(filter(None, parts))
 
 
-# ── hostile text ─────────────────────────────────────────────────────────────
-
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#|~!$^])")
-_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-_LINK_LIKE = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)", re.IGNORECASE)
-_LONG_WORD = re.compile(r"(\S{40})(?=\S)")
-_JOINER, _MAY_BREAK = "\u2060", "\u200b"
-_KEPT = "\u200c\u200d"  # they join letters and emoji, and show nothing of their own
-
-
-def _plain(text: str, length: int) -> str:
-    """Text on one line, at most `length` characters as seen, that no renderer takes for markup or a link."""
-    visible = "".join(char if char.isprintable() or char in _KEPT else " " for char in text[: length * 8])
-    line = _LINK_LIKE.sub(_JOINER, excerpt(without_secrets(visible), length))
-    line = _LONG_WORD.sub(rf"\1{_MAY_BREAK}", line)
-    return _MARKUP.sub(r"\\\1", line.translate(_ENTITIES))
+# ── addresses ────────────────────────────────────────────────────────────────
 
 
 def _address(uri: str) -> str:
     """An address as code, in a line for the folder and one for the name, since a page cuts what is longer; as
     text where it holds what could end the code."""
     if not re.fullmatch(r"[\w.~/:+=@,%'-]+", uri):
-        return _plain(uri, 1100)
+        return plain(uri, 1100)
     folder, slash, name = uri.rpartition("/")
     return _lines(*(f"`{part}`" for part in (folder + slash, name) if part))
 
