@@ -16,13 +16,14 @@ from dataclasses import replace
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import events, stopping
 from n1n_prefect.batch.items import Item
-from n1n_prefect.batch.plan import read_chunk
+from n1n_prefect.batch.plan import chunk_digest, read_chunk
 from n1n_prefect.batch.results import ItemResult, digest_of, read_part, write_part
+from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.tally import tally_of
 from n1n_prefect.batch.terms import Terms
 from n1n_prefect.batch.work import Places, Stops, Worker
@@ -53,6 +54,9 @@ class ChunkReport:
 
     cost_usd: float
     """What its images cost in all runs of the batch, in US dollars, as far as known."""
+
+    chunk_sha256: str = ""
+    """SHA-256 of the chunk's items, lower-case hex: those of another plan are others."""
 
     spent_usd: float = 0.0
     """What was counted against the allowance of this run."""
@@ -134,6 +138,7 @@ def carry_out_chunk(
     write_part(places.store, number, ordered)
     report = replace(
         report_of(number, ordered),
+        chunk_sha256=chunk_digest(items),
         spent_usd=counted.spent_usd if counted else 0.0,
         fresh=sum(results[item.id].outcome.status != "pending" for item in to_do),
         seconds=round(time.monotonic() - began, 3),
@@ -219,6 +224,15 @@ _CUT_OFF = "The process had to end while this was under way; whether it was paid
 def report_name(number: int) -> str:
     """The name of a chunk's report in the batch's folder."""
     return f"reports/{number:05}.json"
+
+
+def report_if_any(store: BatchStore, number: int) -> ChunkReport | None:
+    """What a chunk came to when it was last carried out; None if it was not, or that cannot be understood."""
+    data = store.read(report_name(number))
+    try:
+        return None if data is None else REPORT.validate_json(data)
+    except ValidationError:
+        return None
 
 
 def report_of(number: int, results: Iterable[ItemResult]) -> ChunkReport:

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.context import FlowRunContext
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, read_report
+from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, report_if_any
 from n1n_prefect.batch.draining import draining
-from n1n_prefect.batch.plan import Plan, make_plan, read_plan
+from n1n_prefect.batch.ownership import checked_batch_id
+from n1n_prefect.batch.plan import Plan, make_plan
 from n1n_prefect.batch.progress import Progress
 from n1n_prefect.batch.report import BatchReport, artifact_key, final_state, show, write_report
 from n1n_prefect.batch.results import COLUMNS
@@ -26,8 +28,13 @@ from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.budget import Allowance
 from n1n_prefect.catalog import AspectRatio, ImageModel, ImageSize
 from n1n_prefect.derive import require_formats
+from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.images import OUTCOME_STATUSES, OutcomeStatus
+from n1n_prefect.object_keys import check_key
+from n1n_prefect.plain_text import plain
+from n1n_prefect.run_log import get_logger
 from n1n_prefect.settings import settings
+from n1n_prefect.variants import as_variants
 
 _FAILED: tuple[OutcomeStatus, ...] = tuple(
     status for status in OUTCOME_STATUSES if status not in ("uploaded", "already_there", "rejected")
@@ -97,17 +104,17 @@ def batch_to_s3(
         grace_seconds: How long images under way may take when the process is told to end.
 
     Raises:
-        ManifestError: Rows cannot be carried out; nothing was spent.
+        InvalidRequestError: Rows cannot be carried out; nothing was spent.
         N1nError: Items are left; the message says why. What was paid is safe.
     """
     name = batch_id or named_after(manifest)
     terms = Terms(
         checked_batch_id(name),
-        checked_folder(prefix or name),
+        check_key(prefix.strip("/") or name),
         on_invalid=on_invalid,
         regenerations=regenerations,
         if_exists=if_exists,
-        variants=tuple(map(Variant.parse, variants)),
+        variants=as_variants(variants),
         redo=_redone(only_failed, only_statuses),
         sidecars=sidecars,
         spending=replace(settings().spending, max_usd_per_run=max_usd),
@@ -124,7 +131,8 @@ def batch_to_s3(
         defaults=_defaults(model, aspect_ratio, image_size),
         variants=[variant.name for variant in terms.variants],
         reserved=COLUMNS,
-        charges=credentials,
+        credentials=credentials,
+        spending=terms.spending,
         chunk_size=chunk_size,
         on_bad_rows=on_bad_rows,
         check_inputs=check_inputs,
@@ -198,8 +206,8 @@ def _planned(plan: Plan, credentials: N1nCredentials) -> Any:
     show(plan.batch_id, f"## Batch {plain(plan.batch_id, 100)}, not begun\n\n{plain(words, 2000)}\n", words)
     report = BatchReport(
         plan.batch_id,
-        items=plan.rows,
-        by_status={"pending": plan.rows},
+        items=plan.items,
+        by_status={"pending": plan.items},
         estimated_cost_usd=plan.estimate.usd,
         bad_rows=plan.bad_rows,
         is_dry_run=True,
@@ -217,7 +225,7 @@ def _purse(plan: Plan, max_usd: float | None) -> Purse | None:
         )
     context = FlowRunContext.get()
     run = context.flow_run.id if context and context.flow_run else ""
-    return Purse(f"batch:{plan.batch_id}:{run}", max_usd, plan.estimate.usd / max(plan.rows, 1))
+    return Purse(f"batch:{plan.batch_id}:{run}", max_usd, plan.estimate.usd / max(plan.items, 1))
 
 
 def _carried_out(plan: Plan, store: BatchStore, terms: Terms, start: Start, purse: Purse | None) -> Rounds:
@@ -231,8 +239,8 @@ def _carried_out(plan: Plan, store: BatchStore, terms: Terms, start: Start, purs
         if report and is_done(report, terms):
             tally.close(number, report.by_status, report.cost_usd)
         else:
-            left[number] = (report.left if report and not terms.redo else 0) or plan.items_of(number)
-    progress = Progress(artifact_key(terms.batch_id, "-progress"), plan.rows, tally)
+            left[number] = (report.left if report and not terms.redo else 0) or plan.items_in(number)
+    progress = Progress(artifact_key(terms.batch_id, "-progress"), plan.items, tally)
     rounds.run(left.items(), progress.look)
     progress.show()
     return rounds
@@ -241,7 +249,7 @@ def _carried_out(plan: Plan, store: BatchStore, terms: Terms, start: Start, purs
 def _earlier(plan: Plan, store: BatchStore) -> Iterator[tuple[int, ChunkReport | None]]:
     """Each chunk with its report of an earlier run, if it is about the same items."""
     for number in range(plan.chunks):
-        report = read_report(store, number)
+        report = report_if_any(store, number)
         yield number, report if report and report.chunk_sha256 == plan.chunk_sha256[number] else None
 
 

@@ -15,7 +15,8 @@ from n1n_prefect import errors, events
 from n1n_prefect.batch.plan import Plan, read_chunk
 from n1n_prefect.batch.results import ItemResult, all_results
 from n1n_prefect.batch.rounds import Rounds
-from n1n_prefect.batch.statistics import STATS, Statistics
+from n1n_prefect.batch.statistics import NAME as STATS
+from n1n_prefect.batch.statistics import Statistics
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.tables import Tables, write_tables
 from n1n_prefect.contact_sheet import contact_sheet_markdown
@@ -94,8 +95,8 @@ class _Sample:
         return self.failures + self.images[::step]
 
 
-def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> BatchReport:
-    """Writes the tables and statistics of a batch, shows them on the run's page, and sums them up.
+def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> tuple[BatchReport, str]:
+    """Writes the tables and statistics of a batch, shows them on the run's page, and sums them up, also in words.
 
     Raises:
         UploadError: They cannot be written; what was made is safe, and another run of the batch writes them.
@@ -117,7 +118,7 @@ def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> BatchReport:
         stopped=rounds.stopped or "; ".join(rounds.failures.values()),
     )
     _tell(report, statistics)
-    return report
+    return report, str(statistics)
 
 
 def _watched(
@@ -174,18 +175,18 @@ def _tell(report: BatchReport, statistics: Statistics) -> None:
 _ARRIVED = ("uploaded", "already_there")
 
 
-def final_state(report: BatchReport, rounds: Rounds, statistics_in_words: str) -> Any:
+def final_state(report: BatchReport, rounds: Rounds, words: str) -> Any:
     """The state that the flow ends in: completed once no item is left, whatever became of each.
 
     Failed when items are left, named `OverBudget` where a ceiling is why, or when no image came at all.
     """
     again = f" To go on without paying again, run batch {report.batch_id!r} once more."
     if report.left:
-        message = f"{statistics_in_words} {report.left:,} are left. {report.stopped}{again}"
+        message = f"{words} {report.left:,} are left. {report.stopped}{again}"
         if rounds.stopped_by == "BudgetExceededError":
             return Failed(name="OverBudget", message=message, data=errors.BudgetExceededError(message))
         return Failed(message=message, data=N1nError(message))
     if report.items and not any(report.by_status.get(name) for name in _ARRIVED):
-        message = f"{statistics_in_words} No image arrived."
+        message = f"{words} No image arrived."
         return Failed(message=message, data=N1nError(message))
-    return Completed(message=statistics_in_words, data=report)
+    return Completed(message=words, data=report)

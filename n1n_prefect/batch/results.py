@@ -16,7 +16,7 @@ import orjson
 from pydantic.dataclasses import dataclass
 
 from n1n_prefect import catalog
-from n1n_prefect.batch.items import Item
+from n1n_prefect.batch.items import ITEM, Item
 from n1n_prefect.errors import cut
 from n1n_prefect.images import GeneratedImage, ImageOutcome, UploadedImage
 from n1n_prefect.masking import without_secrets
@@ -164,6 +164,9 @@ class ItemResult:
     carried: dict[str, Any] = field(default_factory=dict[str, Any])
     """The manifest's other columns."""
 
+    asked: str = ""
+    """What was asked, as `digest_of` the item has it: another digest is another image, which this is not."""
+
     @classmethod
     def of(
         cls,
@@ -201,6 +204,7 @@ class ItemResult:
             finished_at or datetime.now(timezone.utc),
             tuple(variants),
             item.carried,
+            digest_of(item),
         )
 
     @classmethod

@@ -14,7 +14,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import State
 
 from n1n_prefect import budget, stopping
-from n1n_prefect.batch.chunk import REPORT, ChunkReport, carry_out_chunk, here, report_name
+from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, here, report_if_any, report_name
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.tally import Tally
 from n1n_prefect.batch.terms import TERMS, Terms
@@ -128,7 +128,7 @@ def deployment_runs(deployment: str, terms: Terms, store: BatchStore, blocks: di
             )
             return run.id  # pyright: ignore[reportAttributeAccessIssue]
 
-        return _DeploymentRun(create, lambda: read_report(store, number))
+        return _DeploymentRun(create, lambda: _left_behind(store, number))
 
     return start
 
@@ -143,16 +143,11 @@ def _reference(name: str, block: Any) -> dict[str, Any]:
     return {"$ref": {"block_document_id": str(document_id)}}
 
 
-def read_report(store: BatchStore, number: int) -> ChunkReport:
-    """What a chunk came to, as it left it in the store.
-
-    Raises:
-        N1nError: It left nothing.
-    """
-    data = store.read(report_name(number))
-    if data is None:
+def _left_behind(store: BatchStore, number: int) -> ChunkReport:
+    report = report_if_any(store, number)
+    if report is None:
         raise N1nError(f"Chunk {number} left no report at {store.uri_of(report_name(number))}.")
-    return REPORT.validate_json(data)
+    return report
 
 
 # ── handing them out ─────────────────────────────────────────────────────────

@@ -4,12 +4,11 @@ One task run carries out many items, so that what belongs to a single image else
 asset and no line in the run's log but for failures, and of those the first few.
 """
 
+import hashlib
 import logging
 import random
 import threading
 import time
-from collections.abc import Generator, Iterable, MutableMapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,15 +19,15 @@ from n1n_prefect.batch.results import ItemResult, VariantObject
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.terms import Terms
 from n1n_prefect.blocks import N1nCredentials, S3Location
-from n1n_prefect.deriving import derived_objects
+from n1n_prefect.deriving import DerivedImage, derived_objects
 from n1n_prefect.errors import N1nError
-from n1n_prefect.execution import Meter, metered
+from n1n_prefect.execution import metered
 from n1n_prefect.images import ImageOutcome, UploadedImage
 from n1n_prefect.outcomes import outcome_of
-from n1n_prefect.policies import DELAYS, RETRIES, Attempt
+from n1n_prefect.policies import DELAYS, RETRIES, Attempt, is_last_attempt
 from n1n_prefect.run_log import Log, logging_to
-from n1n_prefect.totals import image_of
-from n1n_prefect.to_s3 import ToS3, to_s3
+from n1n_prefect.staging import originals_at_hand
+from n1n_prefect.to_s3 import to_s3
 
 _RATE_LIMITS = 20  # how often one item is told to wait before it is given up
 _FAILURES_LOGGED = 10  # of a chunk; all are in the results
@@ -103,7 +102,7 @@ class Worker:
 
     terms: Terms
     places: Places
-    log: "Log"
+    log: Log
     stops: Stops = field(default_factory=Stops)
     _logged: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -116,15 +115,16 @@ class Worker:
         began = time.monotonic()
         with metered() as meter, events.held_back(), originals_at_hand(), logging_to(_ItemLog(self, item.id)):
             outcome, variants = self._ended(item)
-        if outcome.status == "pending":
-            return ItemResult.pending(item, outcome.reason)
-        return ItemResult.of(
-            item,
-            replace(outcome, id=item.id, attempts=max(meter.calls, 1)),
-            seconds=time.monotonic() - began,
-            waited_seconds=meter.waited_seconds,
-            variants=variants,
-        )
+            if outcome.status == "pending":
+                return ItemResult.pending(item, outcome.reason)
+            result = ItemResult.of(
+                item,
+                replace(outcome, id=item.id, attempts=max(meter.calls, 1)),
+                seconds=time.monotonic() - began,
+                waited_seconds=meter.waited_seconds,
+                variants=variants,
+            )
+            return self._with_sidecar(item, result) if self.terms.sidecars and result.outcome.ok else result
 
     def _ended(self, item: Item) -> "_Ended":
         """Tries an item until it has ended for good; what may pass is waited for here."""
@@ -151,33 +151,36 @@ class Worker:
             return ImageOutcome(item.id, "pending", outcome.reason), ()
         if outcome.uploaded is None or not outcome.ok:
             return outcome, ()
-        return self._derived(item, outcome, outcome.uploaded)
-
-    def _derived(self, item: Item, outcome: ImageOutcome, uploaded: UploadedImage) -> "_Ended":
-        """The outcome with what is put beside the image."""
         try:
-            variants = self._variants(item, uploaded)
-            if self.terms.sidecars:
-                self._put_sidecar(item, uploaded)
+            return outcome, self._variants(item, outcome.uploaded)
         except N1nError as error:
             if error.is_transient and not is_last_attempt():
                 raise
-            reason = f"The image is uploaded; what belongs beside it is not: {error.reason}"
-            return replace(outcome, status="failed", reason=reason), ()
-        return outcome, variants
+            return _without(outcome, error), ()
 
     def _variants(self, item: Item, uploaded: UploadedImage) -> tuple[VariantObject, ...]:
         wanted = [variant for variant in self.terms.variants if variant.name in item.variants]
         if not wanted or uploaded.original is None:
             return ()
-        data = uploaded.original.read_bytes()
-        made = derived_objects(data, uploaded, wanted, destination=self.places.destination)
+        made = derived_objects(uploaded.original.read_bytes(), uploaded, wanted, self.places.destination)
         return tuple(map(_variant_object, made))
 
-    def _put_sidecar(self, item: Item, uploaded: UploadedImage) -> None:
-        data = uploaded.original.read_bytes() if uploaded.original else None
-        document = sidecar(item, uploaded, data, batch_id=self.terms.batch_id)
-        self.places.store.write_at(sidecar_key(uploaded.key), document)
+    def _with_sidecar(self, item: Item, result: ItemResult) -> ItemResult:
+        image, uploaded = result.outcome.image, result.outcome.uploaded
+        assert image is not None and uploaded is not None  # noqa: S101, PT018 - of an outcome that is ok
+        try:
+            document = sidecar(item, result, batch=self.terms.batch_id, data=image.read_bytes())
+            self.places.destination.put_bytes(
+                document,
+                key=sidecar_key(uploaded.key),
+                sha256=hashlib.sha256(document).hexdigest(),
+                media_type="application/json",
+                metadata={},
+                if_exists="replace",
+            )
+        except N1nError as error:
+            return replace(result, outcome=_without(result.outcome, error))
+        return result
 
     def _arguments(self, item: Item) -> dict[str, Any]:
         terms = self.terms
@@ -214,6 +217,11 @@ _PENDING = (errors.AuthenticationError, errors.QuotaError)
 """Nothing has come of such an item, and nothing is wrong with it: it is carried out by the next run."""
 
 
+def _without(outcome: ImageOutcome, error: N1nError) -> ImageOutcome:
+    reason = f"The image is uploaded; what belongs beside it is not: {error.reason}"
+    return replace(outcome, status="failed", reason=reason)
+
+
 def _may_pass(failure: Exception | None) -> bool:
     return isinstance(failure, N1nError) and failure.is_transient
 
@@ -246,4 +254,4 @@ class _ItemLog(logging.LoggerAdapter[logging.Logger]):
         if level >= logging.WARNING and is_last_attempt() and self.worker.may_log():
             self.worker.log.log(level, f"{self.id}: {msg}", *args, **kwargs)
         else:
-            _details.debug("%s: %s", self.id, msg, **kwargs) if not args else _details.debug(f"{self.id}: {msg}", *args, **kwargs)
+            _details.debug(f"{self.id}: {msg}", *args, **kwargs)
