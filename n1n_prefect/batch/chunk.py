@@ -22,7 +22,8 @@ from pydantic.dataclasses import dataclass
 from n1n_prefect import events, stopping
 from n1n_prefect.batch.items import Item
 from n1n_prefect.batch.plan import chunk_digest, read_chunk
-from n1n_prefect.batch.results import ItemResult, digest_of, read_part, write_part
+from n1n_prefect.batch.parts import read_part, write_part
+from n1n_prefect.batch.results import ItemResult, digest_of
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.tally import tally_of
 from n1n_prefect.batch.terms import Terms

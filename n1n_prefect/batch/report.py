@@ -13,7 +13,8 @@ from pydantic.dataclasses import dataclass as value
 
 from n1n_prefect import errors, events
 from n1n_prefect.batch.plan import Plan, read_chunk
-from n1n_prefect.batch.results import ItemResult, all_results
+from n1n_prefect.batch.parts import all_results
+from n1n_prefect.batch.results import ItemResult
 from n1n_prefect.batch.rounds import Rounds
 from n1n_prefect.batch.statistics import NAME as STATS
 from n1n_prefect.batch.statistics import Statistics

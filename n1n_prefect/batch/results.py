@@ -214,6 +214,11 @@ class ItemResult:
         return replace(cls.of(item, outcome, seconds=None, waited_seconds=None), finished_at=None)
 
 
+def digest_of(item: Item) -> str:
+    """A short digest of what makes an item's image and what belongs to it; not of where the manifest has it."""
+    return sha256(dumped(ITEM.dump_python(replace(item, line=0, take=0, carried={})))).hexdigest()[:16]
+
+
 def _compact(outcome: ImageOutcome) -> ImageOutcome:
     """The outcome with its image once, and a reason that fits a table."""
     uploaded = replace(outcome.uploaded, original=None) if outcome.uploaded else None

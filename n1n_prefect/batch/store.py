@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 
 from n1n_prefect.blocks import S3Location
@@ -53,7 +54,7 @@ class BatchStore:
         key = f"{self.folder}/{name}"
         with location_errors(UploadError, doing="write", bucket=self.location.bucket, key=key):
             self.location.get_client().put_object(
-                Bucket=self.location.bucket, Key=key, Body=data, ContentType=media_type
+                Bucket=self.location.bucket, Key=key, Body=data, ContentType=media_type, **self.location.extra_args()
             )
 
     def write_file(self, name: str, path: Path, media_type: str) -> None:
@@ -64,9 +65,21 @@ class BatchStore:
         """
         key = f"{self.folder}/{name}"
         with location_errors(UploadError, doing="write", bucket=self.location.bucket, key=key):
-            self.location.get_client().upload_file(
-                str(path), self.location.bucket, key, ExtraArgs={"ContentType": media_type}
-            )
+            arguments = {"ContentType": media_type, **self.location.extra_args()}
+            try:
+                self.location.get_client().upload_file(str(path), self.location.bucket, key, ExtraArgs=arguments)
+            except S3UploadFailedError as exc:
+                raise exc.__context__ or exc from None
+
+    def delete(self, name: str) -> None:
+        """Removes a document, if there is one.
+
+        Raises:
+            UploadError: The store refused or could not be reached.
+        """
+        key = f"{self.folder}/{name}"
+        with location_errors(UploadError, doing="delete", bucket=self.location.bucket, key=key):
+            self.location.get_client().delete_object(Bucket=self.location.bucket, Key=key)
 
     def names(self, below: str) -> Iterator[str]:
         """The names of the documents below a folder of this one, in order.

@@ -18,7 +18,6 @@ from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.errors import InvalidRequestError, StagingError, UploadError
 from n1n_prefect.masking import without_secrets
 from n1n_prefect.run_log import get_logger
-from n1n_prefect.s3_errors import location_errors
 
 LINES, PARQUET = "results.jsonl", "results.parquet"
 _PARQUET_TYPE = "application/vnd.apache.parquet"
@@ -158,9 +157,7 @@ def _run(folder: Path, timeout_seconds: float) -> str:
 
 
 def _remove(store: BatchStore, name: str) -> None:
-    key = f"{store.folder}/{name}"
     try:
-        with location_errors(UploadError, doing="delete", bucket=store.location.bucket, key=key):
-            store.location.get_client().delete_object(Bucket=store.location.bucket, Key=key)
+        store.delete(name)
     except UploadError as error:
         get_logger().warning("An earlier %s may be out of date and could not be removed. %s", store.uri_of(name), error)

@@ -197,7 +197,6 @@ class TestWithoutParquet:
 
 
 class TestTrouble:
-    @pytest.mark.xfail(reason="BatchStore.write_file lets boto3's S3UploadFailedError through")
     def test_a_store_that_refuses(self, moto_server: S3Server):
         nowhere = BatchStore(moto_server.location("no-such-bucket-of-ours"), "x")
         with pytest.raises(UploadError, match="no-such-bucket-of-ours"):
