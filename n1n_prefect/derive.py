@@ -289,7 +289,7 @@ def _converted(image: Any, profile: bytes) -> Any:
         name = ImageCms.getProfileDescription(given).lower()
         if "srgb" in name and "linear" not in name:
             return None
-        converted = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted: Any = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
     converted.info.clear()  # of the new profile, which holds the time of day

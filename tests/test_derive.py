@@ -250,13 +250,14 @@ class TestMetadata:
     def test_a_variant_still_says_that_a_model_made_it(self, media_type, format_):
         data = Drawing(grain=False).draw(Picture(256, 256, media_type, "a fox"))
         derived = derive(data, Variant.parse(f"v=fit 64 {format_}"))
-        with Image.open(BytesIO(derived.data)) as image:
-            packet = image.info["xmp"]
-        assert b"digitalsourcetype/trainedAlgorithmicMedia" in packet
-        assert b"Made with Google AI" in packet
         seen = inspect(derived.data)
         assert not seen.damage
-        if format_ != "avif":
+        if format_ == "avif":  # which our inspection finds no XMP in
+            with Image.open(BytesIO(derived.data)) as image:
+                packet = image.info["xmp"]
+            assert b"digitalsourcetype/trainedAlgorithmicMedia" in packet
+            assert b"Made with Google AI" in packet
+        else:
             assert seen.provenance == ("IPTC trainedAlgorithmicMedia", "Made with Google AI")
 
     @pytest.mark.parametrize("format_", FORMATS)
