@@ -10,6 +10,7 @@ from n1n_prefect.artifacts import acreate_contact_sheet_artifact, create_contact
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.client import AsyncN1nClient, N1nClient
 from n1n_prefect.contact_sheet import contact_sheet_markdown
+from n1n_prefect.deriving import DerivedImage, aderive_image, derive_image
 from n1n_prefect.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -61,12 +62,14 @@ from n1n_prefect.tasks import (
     upload_image,
     validate_image,
 )
+from n1n_prefect.variants import Variant
 
 __all__ = [
     "AsyncN1nClient",
     "AuthenticationError",
     "BudgetExceededError",
     "CostEstimate",
+    "DerivedImage",
     "GatewayError",
     "GeneratedImage",
     "HintedDelays",
@@ -101,9 +104,11 @@ __all__ = [
     "UploadError",
     "UploadedImage",
     "Usage",
+    "Variant",
     "Violation",
     "__version__",
     "acreate_contact_sheet_artifact",
+    "aderive_image",
     "adiscard_image",
     "aedit_image",
     "agenerate_image",
@@ -114,6 +119,7 @@ __all__ = [
     "check_review",
     "contact_sheet_markdown",
     "create_contact_sheet_artifact",
+    "derive_image",
     "discard_image",
     "edit_image",
     "estimate_cost",

@@ -451,20 +451,44 @@ class S3Location(CarefulBlock):
         if len(data) != image.size_bytes:
             raise InvalidRequestError(f"{len(data):,} bytes were given for an image of {image.size_bytes:,}.")
         at = self.key_for(image, name=name, key=key)
-        done = s3.put(
-            self.get_client(),
-            bucket=self.bucket,
+        done = self.put_bytes(
+            data,
             key=at,
-            data=data,
             sha256=image.sha256,
             media_type=image.media_type,
             metadata={**_origin_of(image), **object_keys.own_metadata(metadata)},
+            if_exists=if_exists,
+        )
+        return self._uploaded(image, at, done, original=image)
+
+    def put_bytes(
+        self,
+        data: bytes,
+        *,
+        key: str,
+        sha256: str,
+        media_type: str,
+        metadata: Mapping[str, Any],
+        if_exists: s3.IfExists = "fail",
+    ) -> s3.Put:
+        """Puts a file under a key as this location says, see `n1n_prefect.s3.put`, whose arguments these are.
+
+        Raises:
+            UploadError: The store refused or could not be reached, or holds another object there.
+        """
+        return s3.put(
+            self.get_client(),
+            bucket=self.bucket,
+            key=key,
+            data=data,
+            sha256=sha256,
+            media_type=media_type,
+            metadata=metadata,
             if_exists=if_exists,
             conditional=self.conditional_put,
             checksum=self.checksum,
             extra_args=self.extra_args(),
         )
-        return self._uploaded(image, at, done, original=image)
 
     def copy_image(
         self,

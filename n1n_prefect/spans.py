@@ -5,6 +5,7 @@ Prefect's span of the task run
 ├── n1n.generate                one image: journal, waiting, call, staging; also where it is reused
 │   ├── n1n.stage               a record or an original written to the result storage
 │   └── generate_content MODEL  one call on the wire, by OpenTelemetry's names for generative AI
+├── n1n.derive                  the variants of one image: read, made and put
 └── n1n.upload                  an object in S3
 ```
 
@@ -34,7 +35,7 @@ from n1n_prefect.masking import without_secrets
 from n1n_prefect.sources import LoadedRequest
 from n1n_prefect.watching import unharmed
 
-SpanName = Literal["n1n.generate", "n1n.stage", "n1n.upload"]
+SpanName = Literal["n1n.generate", "n1n.stage", "n1n.derive", "n1n.upload"]
 Attribute = str | bool | int | float | list[str]
 
 _CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"

@@ -21,8 +21,8 @@ from pydantic.dataclasses import dataclass
 
 from n1n_prefect import events, stopping
 from n1n_prefect.batch.items import Item
-from n1n_prefect.batch.plan import chunk_digest, read_chunk
 from n1n_prefect.batch.parts import read_part, write_part
+from n1n_prefect.batch.plan import read_chunk
 from n1n_prefect.batch.results import ItemResult, digest_of
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.tally import tally_of
@@ -30,8 +30,8 @@ from n1n_prefect.batch.terms import Terms
 from n1n_prefect.batch.work import Places, Stops, Worker
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.budget import Allowance
-from n1n_prefect.images import OutcomeStatus
 from n1n_prefect.errors import cut
+from n1n_prefect.images import OutcomeStatus
 from n1n_prefect.policies import HintedDelays, scoped, worth_retrying
 from n1n_prefect.run_log import get_logger
 
@@ -56,8 +56,8 @@ class ChunkReport:
     cost_usd: float
     """What its images cost in all runs of the batch, in US dollars, as far as known."""
 
-    chunk_sha256: str = ""
-    """SHA-256 of the chunk's items, lower-case hex: those of another plan are others."""
+    digest: str = ""
+    """Which plan's chunk it was, as the plan has it."""
 
     spent_usd: float = 0.0
     """What was counted against the allowance of this run."""
@@ -106,6 +106,7 @@ def here() -> str:
 )
 def carry_out_chunk(
     number: int,
+    digest: str,
     *,
     terms: Terms,
     credentials: N1nCredentials,
@@ -117,6 +118,7 @@ def carry_out_chunk(
 
     Args:
         number: The chunk's number in the plan.
+        digest: What the plan says of it.
         terms: What is the same for all items.
         credentials: Who pays.
         destination: Where images and the batch's documents go.
@@ -128,7 +130,7 @@ def carry_out_chunk(
     """
     places = Places.of(terms, credentials=credentials, destination=destination, source=source)
     began = time.monotonic()
-    items = read_chunk(places.store, number)
+    items = read_chunk(places.store, number, digest)
     done, to_do = _split(items, read_part(places.store, number) or (), terms)
     for result in done.values():
         tally_of(terms.batch_id).add(number, result, is_fresh=False)
@@ -139,7 +141,7 @@ def carry_out_chunk(
     write_part(places.store, number, ordered)
     report = replace(
         report_of(number, ordered),
-        chunk_sha256=chunk_digest(items),
+        digest=digest,
         spent_usd=counted.spent_usd if counted else 0.0,
         fresh=sum(results[item.id].outcome.status != "pending" for item in to_do),
         seconds=round(time.monotonic() - began, 3),

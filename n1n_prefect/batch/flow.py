@@ -143,7 +143,9 @@ def batch_to_s3(
         return _planned(plan, credentials)
     blocks = {"credentials": credentials, "destination": destination, "source": source}
     start = (
-        deployment_runs(deployment, terms, places.store, blocks) if deployment else task_runs(terms, **blocks)
+        deployment_runs(deployment, terms, plan.chunk_digests, places.store, blocks)
+        if deployment
+        else task_runs(terms, plan.chunk_digests, **blocks)
     )
     with draining(grace_seconds):
         rounds = _carried_out(plan, places.store, terms, start, _purse(plan, max_usd))
@@ -153,6 +155,7 @@ def batch_to_s3(
 @flow(name="batch-chunk", task_runner=ThreadPoolTaskRunner(max_workers=1))
 def batch_chunk(
     number: int,
+    digest: str,
     terms: Terms,
     credentials: N1nCredentials,
     destination: S3Location,
@@ -164,6 +167,7 @@ def batch_chunk(
 
     Args:
         number: The chunk's number.
+        digest: What the plan says of it.
         terms: What is the same for all items of the batch.
         credentials: The n1n Credentials block whose key pays for the images.
         destination: The S3 Image Location block where images and results go.
@@ -173,7 +177,13 @@ def batch_chunk(
     """
     with draining(grace_seconds):
         return carry_out_chunk(
-            number, terms=terms, credentials=credentials, destination=destination, source=source, allowance=allowance
+            number,
+            digest,
+            terms=terms,
+            credentials=credentials,
+            destination=destination,
+            source=source,
+            allowance=allowance,
         )
 
 
@@ -250,7 +260,7 @@ def _earlier(plan: Plan, store: BatchStore) -> Iterator[tuple[int, ChunkReport |
     """Each chunk with its report of an earlier run, if it is about the same items."""
     for number in range(plan.chunks):
         report = report_if_any(store, number)
-        yield number, report if report and report.chunk_sha256 == plan.chunk_sha256[number] else None
+        yield number, report if report and report.digest == plan.chunk_digests[number] else None
 
 
 def _runner() -> Any:

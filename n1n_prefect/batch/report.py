@@ -12,8 +12,8 @@ from prefect.states import Completed, Failed
 from pydantic.dataclasses import dataclass as value
 
 from n1n_prefect import errors, events
-from n1n_prefect.batch.plan import Plan, read_chunk
 from n1n_prefect.batch.parts import all_results
+from n1n_prefect.batch.plan import Plan, read_chunk
 from n1n_prefect.batch.results import ItemResult
 from n1n_prefect.batch.rounds import Rounds
 from n1n_prefect.batch.statistics import NAME as STATS
@@ -104,7 +104,7 @@ def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> tuple[BatchRe
     """
     statistics, sample = Statistics(plan.batch_id, plan.manifest, bad_rows=plan.bad_rows), _Sample()
     results = all_results(store, plan.chunks, items_of=lambda number: read_chunk(store, number))
-    tables = write_tables(store, _watched(results, statistics, sample), carried=plan.carried_types)
+    tables = write_tables(store, _watched(results, statistics, sample), carried=plan.carried)
     store.write(STATS, statistics.dumped())
     _show(statistics, sample, tables, plan.batch_id)
     report = BatchReport(
@@ -122,9 +122,7 @@ def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> tuple[BatchRe
     return report, str(statistics)
 
 
-def _watched(
-    results: Iterable[ItemResult], statistics: Statistics, sample: _Sample
-) -> Iterator[ItemResult]:
+def _watched(results: Iterable[ItemResult], statistics: Statistics, sample: _Sample) -> Iterator[ItemResult]:
     for result in results:
         statistics.add(result)
         sample.add(result.outcome)
@@ -160,7 +158,9 @@ def _tell(report: BatchReport, statistics: Statistics) -> None:
         "possible_duplicates": statistics.total.possible_duplicates,
     }
     events.emit_batch(
-        "finished", report.batch_id, {**facts, "results": report.results, "stats": report.stats, "stopped": report.stopped[:300]}
+        "finished",
+        report.batch_id,
+        {**facts, "results": report.results, "stats": report.stats, "stopped": report.stopped[:300]},
     )
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:

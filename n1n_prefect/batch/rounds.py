@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -58,11 +58,11 @@ class _TaskRun:
         return self.future.result()
 
 
-def task_runs(terms: Terms, **blocks: Any) -> Start:
-    """Chunks as task runs, on the task runner of the flow: threads, Dask, Ray."""
+def task_runs(terms: Terms, digests: Sequence[str], **blocks: Any) -> Start:
+    """Chunks as task runs, on the task runner of the flow: threads, Dask, Ray; arguments as of `deployment_runs`."""
 
     def start(number: int, allowance: Allowance | None) -> Handle:
-        return _TaskRun(carry_out_chunk.submit(number, terms=terms, allowance=allowance, **blocks))
+        return _TaskRun(carry_out_chunk.submit(number, digests[number], terms=terms, allowance=allowance, **blocks))
 
     return start
 
@@ -100,12 +100,15 @@ class _DeploymentRun:
         raise N1nError(f"The flow run {self.id} that carried it out is {name}: {message}")
 
 
-def deployment_runs(deployment: str, terms: Terms, store: BatchStore, blocks: dict[str, Any]) -> Start:
+def deployment_runs(
+    deployment: str, terms: Terms, digests: Sequence[str], store: BatchStore, blocks: dict[str, Any]
+) -> Start:
     """Chunks as runs of the deployment of `batch_chunk`, for as many workers as its work pool has.
 
     Args:
         deployment: `flow-name/deployment-name`.
         terms: What is the same for all items.
+        digests: What the plan says of each chunk.
         store: The batch's documents, where each run leaves its report.
         blocks: The flow's own blocks by parameter; they travel by reference, and so must be saved.
 
@@ -117,6 +120,7 @@ def deployment_runs(deployment: str, terms: Terms, store: BatchStore, blocks: di
     def start(number: int, allowance: Allowance | None) -> Handle:
         parameters = {
             "number": number,
+            "digest": digests[number],
             "terms": TERMS.dump_python(terms, mode="json"),
             "allowance": allowance and dataclasses.asdict(allowance),
             **references,

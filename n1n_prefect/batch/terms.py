@@ -6,10 +6,10 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from n1n_prefect.variants import Variant
 from n1n_prefect.images import ImageSpec, OutcomeStatus, Spending
 from n1n_prefect.s3 import IfExists
 from n1n_prefect.to_s3 import OnInvalid
+from n1n_prefect.variants import Variant
 
 
 @dataclass(frozen=True)

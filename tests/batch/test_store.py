@@ -63,4 +63,6 @@ def test_a_file_is_put_with_its_type_and_what_the_location_says(
 def test_a_file_that_the_store_refuses_is_an_error_of_ours(moto_server: S3Server, tmp_path: Path) -> None:
     (tmp_path / "table").write_bytes(b"x")
     with pytest.raises(UploadError, match="no-such-bucket-of-ours"):
-        BatchStore(moto_server.location("no-such-bucket-of-ours"), "x").write_file("t", tmp_path / "table", "text/plain")
+        BatchStore(moto_server.location("no-such-bucket-of-ours"), "x").write_file(
+            "t", tmp_path / "table", "text/plain"
+        )

@@ -1,8 +1,7 @@
+from n1n_prefect.batch.items import Item
 from n1n_prefect.batch.results import ItemResult
 from n1n_prefect.batch.tally import Tally, new_tally, tally_of
-from n1n_prefect.images import ImageOutcome
-from n1n_prefect.batch.items import Item
-from n1n_prefect.images import ImageRequest
+from n1n_prefect.images import ImageOutcome, ImageRequest
 
 
 def result(status="uploaded", usd=0.04):
