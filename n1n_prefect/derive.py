@@ -287,7 +287,8 @@ def _converted(image: Any, profile: bytes) -> Any:
     try:
         given = ImageCms.getOpenProfile(BytesIO(profile))
         name = ImageCms.getProfileDescription(given).lower()
-        if "srgb" in name and "linear" not in name:
+        # There are a Linear sRGB, and a "Display P3 Gamut with sRGB Transfer".
+        if name.startswith("srgb") and "linear" not in name:
             return None
         converted: Any = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):

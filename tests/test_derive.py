@@ -1,5 +1,6 @@
 import hashlib
 import random
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -208,23 +209,23 @@ class TestOrientation:
 
 
 class TestColours:
-    def wide(self):
-        """A profile whose red and green are swapped, so that nobody overlooks it."""
+    def swapped(self, name="another"):
+        """A profile whose red and green are exchanged, so that nobody overlooks it; names have 13 letters at most."""
         data = bytearray(profile("sRGB"))
-        names = {data[at : at + 4].decode(): at for at in range(132, 132 + 12 * data[131], 12)}
-        red, green = names["rXYZ"], names["gXYZ"]
+        tags = {data[at : at + 4].decode(): at for at in range(132, 132 + 12 * data[131], 12)}
+        red, green = tags["rXYZ"], tags["gXYZ"]
         data[red + 4 : red + 12], data[green + 4 : green + 12] = data[green + 4 : green + 12], data[red + 4 : red + 12]
-        return bytes(data).replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+        return bytes(data).replace("sRGB built-in".encode("utf-16-be"), f"{name:13}".encode("utf-16-be"))
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
     @pytest.mark.parametrize("format_", FORMATS)
     def test_of_another_profile_become_srgb(self, kind, format_):
-        image = made(encoded(Image.new("RGB", (64, 64), RED), kind, icc_profile=self.wide()), f"fit 32 {format_}")
+        image = made(encoded(Image.new("RGB", (64, 64), RED), kind, icc_profile=self.swapped()), f"fit 32 {format_}")
         assert is_near(image, (16, 16), (0, 255, 0), by=20)
         assert not image.info.get("icc_profile")
 
     def test_alpha_stays_with_them(self):
-        image = made(encoded(see_through(), "PNG", icc_profile=self.wide()), "fit 40 png")
+        image = made(encoded(see_through(), "PNG", icc_profile=self.swapped()), "fit 40 png")
         assert is_near(image, (10, 20), (0, 255, 0, 255), by=20)
         assert image.getpixel((35, 20))[3] == 0
 
@@ -232,6 +233,13 @@ class TestColours:
         noise = photo(64, 64)
         image = made(encoded(noise, "PNG", icc_profile=profile("sRGB")), "png")
         assert image.tobytes() == noise.tobytes()
+        named = made(encoded(noise, "PNG", icc_profile=self.swapped("sRGB")), "png")
+        assert named.tobytes() == noise.tobytes()
+
+    @pytest.mark.parametrize("name", ["P3 with sRGB", "sRGB Linear"])
+    def test_a_name_that_only_has_srgb_in_it_is_not_srgb(self, name):
+        image = made(encoded(Image.new("RGB", (9, 9), RED), "PNG", icc_profile=self.swapped(name)), "png")
+        assert is_near(image, (4, 4), (0, 255, 0), by=20)
 
     @pytest.mark.parametrize("icc", [b"no profile at all", b"\0" * 200, profile("LAB"), profile("XYZ")], ids=len)
     def test_a_damaged_or_foreign_profile_says_nothing(self, icc):
@@ -309,6 +317,13 @@ class TestSeveral:
         here = derive_all(encoded(photo(600, 400), "JPEG"), self.VARIANTS)
         assert done.stdout.split() == [one.sha256 for one in here.values()]
 
+    def test_are_the_same_on_a_machine_of_more_cores(self, monkeypatch):
+        variant, data = Variant("web", format="avif"), encoded(photo(1024, 512), "PNG")
+        monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 1)
+        one = derive(data, variant)
+        monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 4)
+        assert derive(data, variant) == one
+
     def test_a_picture_is_decoded_once(self, monkeypatch):
         from PIL import JpegImagePlugin, PngImagePlugin
 
@@ -364,6 +379,15 @@ class TestRefusal:
         with pytest.raises(ImageValidationError, match="900000000 pixels"):
             derive(png_of(30_000, 30_000, pixels=bytes(30_000)), Variant("web", 10))
         assert _peak_kilobytes() - before < 50_000
+
+    def test_a_second_header_does_not_smuggle_a_bomb_past_the_first(self):
+        data = SAMPLES["JPEG"]
+        frame = data.index(b"\xff\xc0")
+        end = frame + 2 + int.from_bytes(data[frame + 2 : frame + 4], "big")
+        second = data[frame : frame + 5] + struct.pack(">HH", 60_000, 60_000) + data[frame + 9 : end]
+        for text in ("v=fit 10", "v=webp"):
+            with pytest.raises(ImageValidationError, match="max_pixels"):
+                derive(data[:end] + second + data[end:], Variant.parse(text))
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
     def test_scrambled_bytes_give_an_image_or_our_error(self, kind):
