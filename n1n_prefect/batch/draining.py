@@ -26,7 +26,7 @@ def draining(grace_seconds: float) -> Generator[None]:
         return
     before: Any = signal.getsignal(signal.SIGTERM)
 
-    def asked(number: int, frame: FrameType | None) -> None:
+    def asked(number: int, _frame: FrameType | None) -> None:
         if not stopping.is_asked():
             stopping.ask(grace_seconds)
             return

@@ -1,5 +1,8 @@
 """The flow that carries out a manifest: plan, chunks, tables; and the one that carries out a single chunk elsewhere."""
 
+# Prefect types a runner of threads as another kind of runner.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportUntypedFunctionDecorator=false
+
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -43,7 +46,7 @@ _AT_ONCE_ELSEWHERE = 32  # chunks handed out at a time, where nobody here knows 
 
 
 @flow(name="batch-to-s3", task_runner=ThreadPoolTaskRunner(max_workers=2))
-def batch_to_s3(
+def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
     manifest: str,
     credentials: N1nCredentials,
     destination: S3Location,
@@ -91,7 +94,8 @@ def batch_to_s3(
         model: The image model of rows that name none.
         aspect_ratio: Width to height of rows that name none; keep "default" to let the model choose.
         image_size: Size tier of rows that name none; keep "default" for gemini-2.5-flash-image, which has none.
-        variants: What is derived from each image, such as "thumb=crop 256x256 webp 80"; a column variants picks by name.
+        variants: What may be derived from an image, such as "thumb=crop 256x256 webp 80"; a row's column variants names
+            which.
         on_invalid: Whether an image that breaks a rule is drawn again, and paid again.
         regenerations: How often, at most.
         if_exists: What to do about another object under an image's key.
@@ -231,7 +235,8 @@ def _purse(plan: Plan, max_usd: float | None) -> Purse | None:
     if plan.estimate.unpriced:
         names = ", ".join(map(repr, plan.estimate.unpriced))
         raise InvalidRequestError(
-            f"max_usd is given and {names} has no known price; give it one in the credentials' prices. Nothing was spent."
+            f"max_usd is given and {names} has no known price; give it one in the credentials' prices. Nothing was "
+            "spent."
         )
     context = FlowRunContext.get()
     run = context.flow_run.id if context and context.flow_run else ""

@@ -363,8 +363,8 @@ def read_chunk(store: BatchStore, number: int, digest: str = "") -> list[Item]:
     data = store.read(_chunk_name(number)) or b""
     if digest and data and _digest(data) != digest:
         raise InvalidRequestError(
-            f"{store.uri_of(_chunk_name(number))} was planned anew while it was to be carried out; two runs of one batch "
-            "are under way. Run it once more when both have ended. What was paid for stays paid."
+            f"{store.uri_of(_chunk_name(number))} was planned anew while it was to be carried out; two runs of one "
+            "batch are under way. Run it once more when both have ended. What was paid for stays paid."
         )
     try:
         items = [ITEM.validate_json(line) for line in data.splitlines()]

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
 from prefect.futures import PrefectFuture
-from prefect.states import State
 
 from n1n_prefect import budget, stopping
 from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, here, report_if_any, report_name
@@ -256,7 +256,7 @@ class Rounds:
         is_elsewhere = report.worker != here()
         self.tally.close(number, report.by_status, report.cost_usd, fresh=report.fresh if is_elsewhere else 0)
         if report.stopped_by == BudgetExceededError.__name__ and self._may_go_on(number, report):
-            self.tally.reopen(number, report.by_status, report.cost_usd)
+            self.tally.reopen(report.by_status, report.cost_usd)
             self._waiting.append(number)
         elif report.stopped:
             self._stop(report.stopped, report.stopped_by)

@@ -57,7 +57,7 @@ class Tally:
             ended = {status: count for status, count in by_status.items() if status != "pending"}
             self._closed.add(ended, cost_usd)
 
-    def reopen(self, chunk: int, by_status: Mapping[str, int], cost_usd: float) -> None:
+    def reopen(self, by_status: Mapping[str, int], cost_usd: float) -> None:
         """Takes back `close`, for a chunk that is carried out once more."""
         with self._lock:
             ended = Counter({status: count for status, count in by_status.items() if status != "pending"})

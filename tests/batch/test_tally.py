@@ -30,7 +30,7 @@ def test_a_chunk_that_ended_is_counted_once():
 def test_a_chunk_that_is_carried_out_once_more_is_not_counted_twice():
     tally = Tally()
     tally.close(0, {"uploaded": 2, "over_budget": 1}, 0.08)
-    tally.reopen(0, {"uploaded": 2, "over_budget": 1}, 0.08)
+    tally.reopen({"uploaded": 2, "over_budget": 1}, 0.08)
     tally.close(0, {"uploaded": 3}, 0.12)
     by_status, usd = tally.sums()
     assert (+by_status, round(usd, 6)) == ({"uploaded": 3}, 0.12)
