@@ -3,7 +3,8 @@
 A model that is not listed here is let through with whatever the user gave: new ones
 appear monthly, and a gateway is the better judge of its own. Sources: Google's image
 generation guide and the Vertex model cards (read 2026-02 to 2026-11), and sizes
-measured on live replies where those disagree with the guide.
+measured on live replies where those disagree with the guide. How long a call takes was
+seen on live replies of the gateway family (2026-02 to 2026-11).
 """
 
 from functools import cache
@@ -51,6 +52,9 @@ _NANO_BANANA: dict[str, Pixels] = {
     "1:1": (1024, 1024), "2:3": (832, 1248), "3:2": (1248, 832), "3:4": (864, 1184), "4:3": (1184, 864),
     "4:5": (896, 1152), "5:4": (1152, 896), "9:16": (768, 1344), "16:9": (1344, 768), "21:9": (1536, 672),
 }  # fmt: skip
+USUAL_SECONDS = 20.0
+"""How long a call takes with a model of which nobody has said so."""
+
 _FACTOR = {"512": 0.5, "1K": 1, "2K": 2, "4K": 4}
 
 
@@ -88,6 +92,9 @@ class Model:
     usual_media_type: str = "image/jpeg"
     """What the model's replies have been seen to hold; decide by the bytes, not by this."""
 
+    usual_seconds: float = USUAL_SECONDS
+    """How long a call takes, in seconds; the middle of what was seen, and longer at 4K."""
+
     def pixels(self, aspect_ratio: str, image_size: str | None = None) -> Pixels | None:
         """The width and height the model's table promises, in pixels, or None where there is no table."""
         if not self.image_sizes:
@@ -103,16 +110,16 @@ class Model:
 
 MODELS = (
     Model("gemini-2.5-flash-image", "Nano Banana", recommended_input_images=3, image_tokens=(1290,),
-          usual_media_type="image/png"),
+          usual_media_type="image/png", usual_seconds=6),
     Model("gemini-3-pro-image", "Nano Banana Pro", image_sizes=("1K", "2K", "4K"),
-          image_tokens=(1120, 1120, 2000), takes_google_search=True),
+          image_tokens=(1120, 1120, 2000), takes_google_search=True, usual_seconds=23),
     Model("gemini-3.1-flash-image", "Nano Banana 2", ALL_RATIOS, SIZES, ("minimal", "high"),
           image_tokens=(747, 1120, 1680, 2520), takes_google_search=True),
     Model("gemini-3.1-flash-lite-image", "Nano Banana 2 Lite", ALL_RATIOS, ("1K",), ("minimal", "high"),
-          image_tokens=(1120,), takes_google_search=True),
+          image_tokens=(1120,), takes_google_search=True, usual_seconds=2.7),
     Model("gemini-nano-banana-2.1", "Nano Banana 2.1", ALL_RATIOS, ("1K", "2K", "4K"),
           ("minimal", "medium", "high"), takes_sampling=False, image_tokens=(1120, 1680, 3780),
-          takes_google_search=True),
+          takes_google_search=True, usual_seconds=27),
 )  # fmt: skip
 
 # Ids that gateways keep as aliases after Google retired them.
