@@ -4,7 +4,6 @@
 """
 
 import errno
-import hashlib
 import sqlite3
 import tempfile
 from collections import deque
@@ -70,9 +69,6 @@ class Plan:
     chunk_size: int
     """The most items of a chunk; one of long items has fewer."""
 
-    chunk_digests: tuple[str, ...]
-    """The start of each chunk's SHA-256, lower-case hex: another one is another chunk."""
-
     estimate: CostEstimate
     """What the images will cost; items that are equal to an earlier one share its image and are its `repeated`."""
 
@@ -86,10 +82,6 @@ class Plan:
     def rows(self) -> int:
         """Rows of the manifest, bad ones included."""
         return self.items + self.bad_rows
-
-    def items_in(self, chunk: int) -> int:
-        """How many items a chunk has, or about that where some are smaller."""
-        return min(self.chunk_size, max(self.items - chunk * self.chunk_size, 1))
 
     @property
     def repeated(self) -> int:
@@ -109,13 +101,9 @@ class Plan:
     def summary(self, in_flight: int) -> str:
         """What the batch is, in a few sentences for people."""
         models = " and ".join(f"{count:,} of {model}" for model, count in self.by_model.items())
-        return " ".join(
-            (
-                f"{_counted(self.items, 'image')} from {_printable(self.manifest)}, {models}: about ${self.estimate.usd:,.2f} "
-                f"and {_duration(self.hours(in_flight))} with {_counted(in_flight, 'call')} at once.",
-                *self._reservations(),
-            )
-        )
+        what = f"{_counted(self.items, 'image')} from {_printable(self.manifest)}, {models}"
+        time = f"{_duration(self.hours(in_flight))} with {_counted(in_flight, 'call')} at once"
+        return " ".join((f"{what}: about ${self.estimate.usd:,.2f} and {time}.", *self._reservations()))
 
     def _reservations(self) -> Iterator[str]:
         if self.estimate.most_usd > self.estimate.usd:
@@ -279,7 +267,6 @@ def _plan_of(draft: Draft, table: Manifest, batch_id: str, chunk_size: int) -> P
         draft.bad_rows,
         draft.chunk_count,
         chunk_size,
-        tuple(map(_digest, draft.chunks())),
         draft.estimate.total(),
         draft.carried,
     )
@@ -301,9 +288,10 @@ def _bad_rows_in_words(plan: Plan, first: list[BadRow], uri: str) -> str:
     rows = [f"line {row.line}{f' (id {row.id!r:.80})' if row.id else ''}: {row.reason[:300]}" for row in first]
     more = f"\nand {plan.bad_rows - len(first):,} more" if plan.bad_rows > len(first) else ""
     skip = ", or leave them out with on_bad_rows='skip'" if plan.items else ""
+    where = f" All of them are in {uri}" if uri else ""
     return (
-        f"{_printable(plan.manifest)} has {_counted(plan.bad_rows, 'bad row')} of {plan.rows:,}, and nothing was spent. Correct "
-        f"them{skip}.{f' All of them are in {uri}' if uri else ''}\n" + "\n".join(rows) + more
+        f"{_printable(plan.manifest)} has {_counted(plan.bad_rows, 'bad row')} of {plan.rows:,}, and nothing was "
+        f"spent. Correct them{skip}.{where}\n" + "\n".join(rows) + more
     )
 
 
@@ -344,30 +332,20 @@ def read_plan(store: BatchStore) -> Plan | None:
         ) from None
 
 
-def _digest(chunk: bytes) -> str:
-    return hashlib.sha256(chunk).hexdigest()[:16]
-
-
-def read_chunk(store: BatchStore, number: int, digest: str = "") -> list[Item]:
+def read_chunk(store: BatchStore, number: int) -> list[Item]:
     """The items of one chunk, in order.
 
     Args:
         store: Where the plan is.
         number: Which chunk, from 0 to below the plan's `chunks`.
-        digest: What the plan says of it, so that no other plan's chunk is taken for it; any if empty.
 
     Raises:
-        InvalidRequestError: There is no such chunk, or it is damaged or another plan's.
+        InvalidRequestError: There is no such chunk, or it is damaged.
         UploadError: It cannot be read.
     """
-    data = store.read(_chunk_name(number)) or b""
-    if digest and data and _digest(data) != digest:
-        raise InvalidRequestError(
-            f"{store.uri_of(_chunk_name(number))} was planned anew while it was to be carried out; two runs of one "
-            "batch are under way. Run it once more when both have ended. What was paid for stays paid."
-        )
+    data = store.read(_chunk_name(number))
     try:
-        items = [ITEM.validate_json(line) for line in data.splitlines()]
+        items = [ITEM.validate_json(line) for line in (data or b"").splitlines()]
     except ValidationError:
         items = []
     if not items:
