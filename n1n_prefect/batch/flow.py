@@ -118,7 +118,7 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         on_invalid=on_invalid,
         regenerations=regenerations,
         if_exists=if_exists,
-        variants=as_variants(variants),
+        variants=as_variants(variants) if variants else (),
         redo=_redone(only_failed, only_statuses),
         sidecars=sidecars,
         spending=replace(settings().spending, max_usd_per_run=max_usd),

@@ -4,6 +4,7 @@
 """
 
 import errno
+import hashlib
 import sqlite3
 import tempfile
 from collections import deque
@@ -69,6 +70,9 @@ class Plan:
     chunk_size: int
     """The most items of a chunk; one of long items has fewer."""
 
+    chunk_digests: tuple[str, ...]
+    """The start of each chunk's SHA-256, lower-case hex: another one is another chunk."""
+
     estimate: CostEstimate
     """What the images will cost; items that are equal to an earlier one share its image and are its `repeated`."""
 
@@ -82,6 +86,10 @@ class Plan:
     def rows(self) -> int:
         """Rows of the manifest, bad ones included."""
         return self.items + self.bad_rows
+
+    def items_in(self, chunk: int) -> int:
+        """About how many items a chunk has: fewer where they are long."""
+        return min(self.chunk_size, max(self.items - chunk * self.chunk_size, 1))
 
     @property
     def repeated(self) -> int:
@@ -267,6 +275,7 @@ def _plan_of(draft: Draft, table: Manifest, batch_id: str, chunk_size: int) -> P
         draft.bad_rows,
         draft.chunk_count,
         chunk_size,
+        tuple(map(_digest, draft.chunks())),
         draft.estimate.total(),
         draft.carried,
     )
@@ -332,20 +341,30 @@ def read_plan(store: BatchStore) -> Plan | None:
         ) from None
 
 
-def read_chunk(store: BatchStore, number: int) -> list[Item]:
+def _digest(chunk: bytes) -> str:
+    return hashlib.sha256(chunk).hexdigest()[:16]
+
+
+def read_chunk(store: BatchStore, number: int, digest: str = "") -> list[Item]:
     """The items of one chunk, in order.
 
     Args:
         store: Where the plan is.
         number: Which chunk, from 0 to below the plan's `chunks`.
+        digest: What the plan says of it, so that no other plan's chunk is taken for it; any if empty.
 
     Raises:
-        InvalidRequestError: There is no such chunk, or it is damaged.
+        InvalidRequestError: There is no such chunk, or it is damaged or another plan's.
         UploadError: It cannot be read.
     """
-    data = store.read(_chunk_name(number))
+    data = store.read(_chunk_name(number)) or b""
+    if digest and data and _digest(data) != digest:
+        raise InvalidRequestError(
+            f"{store.uri_of(_chunk_name(number))} was planned anew while it was to be carried out; two runs of one "
+            "batch are under way. Run it once more when both have ended. What was paid for stays paid."
+        )
     try:
-        items = [ITEM.validate_json(line) for line in (data or b"").splitlines()]
+        items = [ITEM.validate_json(line) for line in data.splitlines()]
     except ValidationError:
         items = []
     if not items:
