@@ -30,9 +30,7 @@ from n1n_prefect.sources import as_sources, hash_of
 NO_VARIANTS = "none"
 """The word for none of the batch's variants in a column `variants`."""
 
-_OWN_DOCUMENTS = frozenset(
-    ("batch.json", "plan.json", "plan", "parts", "bad_rows.jsonl", "results.jsonl", "results.parquet", "_stats.json")
-)
+_OWN_DOCUMENTS = frozenset(("_batch", "bad_rows.jsonl", "results.jsonl", "results.parquet", "_stats.json"))
 
 
 class RowChecker:

@@ -226,7 +226,7 @@ _CUT_OFF = "The process had to end while this was under way; whether it was paid
 
 def report_name(number: int) -> str:
     """The name of a chunk's report in the batch's folder."""
-    return f"reports/{number:05}.json"
+    return f"_batch/reports/{number:05}.json"
 
 
 def report_if_any(store: BatchStore, number: int) -> ChunkReport | None:

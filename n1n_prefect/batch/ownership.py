@@ -10,7 +10,7 @@ from n1n_prefect import s3
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.errors import InvalidRequestError
 
-OWNER = "batch.json"
+OWNER = "_batch/batch.json"
 _SCHEMA = 1
 
 

@@ -24,7 +24,7 @@ _RESULT: TypeAdapter[ItemResult] = TypeAdapter(ItemResult)
 
 def part_name(number: int) -> str:
     """The name of a chunk's part in the batch's folder."""
-    return f"parts/{number:05}.jsonl"
+    return f"_batch/parts/{number:05}.jsonl"
 
 
 def write_part(store: BatchStore, number: int, results: Iterable[ItemResult]) -> None:

@@ -34,7 +34,7 @@ from n1n_prefect.images import Spending
 from n1n_prefect.pricing import Charges, CostEstimate, saying
 from n1n_prefect.sources import SourceRules, _printable
 
-PLAN = "plan.json"
+PLAN = "_batch/plan.json"
 BAD_ROWS = "bad_rows.jsonl"
 OnBadRows = Literal["strict", "skip"]
 
@@ -376,4 +376,4 @@ def read_chunk(store: BatchStore, number: int, digest: str = "") -> list[Item]:
 
 
 def _chunk_name(number: int) -> str:
-    return f"plan/{number:05}.jsonl"
+    return f"_batch/plan/{number:05}.jsonl"

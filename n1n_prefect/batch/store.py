@@ -14,7 +14,7 @@ from n1n_prefect.s3_errors import location_errors
 
 @dataclass(frozen=True)
 class BatchStore:
-    """A folder in a bucket that holds one batch's documents.
+    """A folder in a bucket that holds one batch's documents: those for people at its top, the others below `_batch/`.
 
     Args:
         location: The bucket, and how it is reached.

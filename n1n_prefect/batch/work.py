@@ -189,7 +189,7 @@ class Worker:
             "credentials": self.places.credentials,
             "destination": self.places.destination,
             "source": self.places.source,
-            "name": item.id if item.key is None else None,
+            "name": item.id if item.key is None and "{name}" in self.places.destination.key_template else None,
             "key": item.key,
             "spec": terms.spec,
             "on_invalid": terms.on_invalid,

@@ -286,7 +286,7 @@ class TestKeys:
         rows = ({"id": name, "prompt": "p", "model": model} for name, model in (("a", PRO), ("b/a", "m")))
         assert reasons(*all_of(checker("{model}/{name}.{extension}"), *rows)) == ["", ""]
 
-    @pytest.mark.parametrize("name", ["results.jsonl", "plan/00000.jsonl", "parts/x.png", "batch.json"])
+    @pytest.mark.parametrize("name", ["results.jsonl", "_batch/plan/00000.jsonl", "_batch/x.png", "_stats.json"])
     def test_the_batch_s_own_documents_are_safe(self, check, name):
         assert "kept for the batch's own documents" in check(key=f"img/week-46/{name}").reason
         assert isinstance(check(id="b", key=f"img/week-47/{name}"), Item)

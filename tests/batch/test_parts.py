@@ -36,7 +36,7 @@ class TestParts:
 
     def test_lie_below_the_folder_as_json_lines(self, store: BatchStore):
         write_part(store, 7, [ended(), ended()])
-        lines = (store.read("parts/00007.jsonl") or b"").decode().splitlines()
+        lines = (store.read("_batch/parts/00007.jsonl") or b"").decode().splitlines()
         assert json.loads(lines[0]) == {"schema": 1, "chunk": 7, "results": 2}
         assert [json.loads(line)["id"] for line in lines[1:]] == ["fox", "fox"]
 
@@ -78,7 +78,7 @@ class TestParts:
         store.write(part_name(3), change(store.read(part_name(3))))
         with caplog.at_level(logging.WARNING, "n1n_prefect"):
             assert read_part(store, 3) is None
-        assert store.uri_of("parts/00003.jsonl") in caplog.text
+        assert store.uri_of("_batch/parts/00003.jsonl") in caplog.text
         assert "pays only for what is missing" in caplog.text
         assert PROMPT not in caplog.text
 

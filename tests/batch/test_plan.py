@@ -70,7 +70,7 @@ class TestMake:
         items = [item for number in range(3) for item in read_chunk(store, number)]
         assert items == [Item(f"r{row}", row + 2, request) for row, request in enumerate(requests)]
         assert documents(store) == [
-            "bad_rows.jsonl", "batch.json", "plan.json", *(f"plan/0000{number}.jsonl" for number in range(3)),
+            "bad_rows.jsonl", "_batch/batch.json", "_batch/plan.json", *(f"_batch/plan/0000{number}.jsonl" for number in range(3)),
         ]  # fmt: skip
         assert store.read("bad_rows.jsonl") == b""
 
@@ -122,7 +122,7 @@ class TestMake:
         plan(csv_of(4), chunk_size=1)
         assert plan(csv_of(2), chunk_size=1).chunks == 2
         assert read_plan(store).chunks == 2
-        assert "plan/00003.jsonl" in documents(store)  # left over, and not counted
+        assert "_batch/plan/00003.jsonl" in documents(store)  # left over, and not counted
 
 
 class TestBadRows:
@@ -136,7 +136,7 @@ class TestBadRows:
         )
         assert lines[1] == "line 2 (id 'r0'): prompt is empty; say what to draw."
         assert (len(lines), lines[-1]) == (22, "and 5 more")
-        assert documents(store) == ["bad_rows.jsonl", "batch.json"]
+        assert documents(store) == ["bad_rows.jsonl", "_batch/batch.json"]
         written = [json.loads(line) for line in store.read("bad_rows.jsonl").splitlines()]
         assert [(row["line"], row["id"]) for row in written] == [(row + 2, f"r{row}") for row in range(25)]
 
@@ -201,7 +201,7 @@ class TestBadManifest:
     def test_it_is_named_and_nothing_is_written(self, plan, store, text, said):
         with pytest.raises(InvalidRequestError, match=said):
             plan(text, reserved=["status"], max_items=10)
-        assert documents(store) == ["batch.json"]
+        assert documents(store) == ["_batch/batch.json"]
 
     def test_as_many_rows_as_are_taken(self, plan):
         assert plan(csv_of(10), max_items=10).items == 10
@@ -239,7 +239,7 @@ class TestArguments:
         for dry_run in (True, False):
             with pytest.raises(InvalidRequestError, match="belongs to batch 'week-45'"):
                 plan(csv_of(1), dry_run=dry_run)
-        assert documents(store) == ["batch.json"]
+        assert documents(store) == ["_batch/batch.json"]
 
     def test_more_chunks_than_have_names(self, plan, monkeypatch):
         monkeypatch.setattr(plan_module, "_MAX_CHUNKS", 2)
@@ -267,7 +267,7 @@ class TestKilled:
         write = BatchStore.write
 
         def breaks_off(self, name, data, media_type="application/json"):
-            if name == "plan/00002.jsonl":
+            if name == "_batch/plan/00002.jsonl":
                 raise UploadError("The store is gone.")
             write(self, name, data, media_type)
 
@@ -296,7 +296,7 @@ class TestRead:
 
     @pytest.mark.parametrize("data", [b"{}", b"", b"{", b'{"batch_id": 5}'])
     def test_one_of_another_release(self, store, data):
-        store.write("plan.json", data)
+        store.write("_batch/plan.json", data)
         with pytest.raises(InvalidRequestError, match=r"plan\.json is no plan that this release reads; go on with"):
             read_plan(store)
 
@@ -304,9 +304,9 @@ class TestRead:
     def test_a_chunk_that_is_gone_or_damaged(self, plan, store, data):
         plan(csv_of(1))
         if data is not None:
-            store.write("plan/00001.jsonl", data)
+            store.write("_batch/plan/00001.jsonl", data)
         with pytest.raises(
-            InvalidRequestError, match=r"plan/00001\.jsonl is missing or damaged; delete s3://.*plan\.json"
+            InvalidRequestError, match=r"_batch/plan/00001\.jsonl is missing or damaged; delete s3://.*plan\.json"
         ):
             read_chunk(store, 1)
 
