@@ -64,13 +64,19 @@ class TestMake:
             bad_rows=0,
             chunks=3,
             chunk_size=2,
+            chunk_digests=made.chunk_digests,
             estimate=estimate_cost(requests, credentials=N1nCredentials(api_key="k" * 20, price_factor=0.5)),
         )
         assert read_plan(store) == made
         items = [item for number in range(3) for item in read_chunk(store, number)]
         assert items == [Item(f"r{row}", row + 2, request) for row, request in enumerate(requests)]
+        assert len({*made.chunk_digests}) == 3
+        with pytest.raises(InvalidRequestError, match="planned anew"):
+            read_chunk(store, 0, made.chunk_digests[1])
+        assert read_chunk(store, 1, made.chunk_digests[1]) == items[2:4]
         assert documents(store) == [
-            "bad_rows.jsonl", "_batch/batch.json", "_batch/plan.json", *(f"_batch/plan/0000{number}.jsonl" for number in range(3)),
+            "_batch/batch.json", "_batch/plan.json", *(f"_batch/plan/0000{number}.jsonl" for number in range(3)),
+            "bad_rows.jsonl",
         ]  # fmt: skip
         assert store.read("bad_rows.jsonl") == b""
 
@@ -136,7 +142,7 @@ class TestBadRows:
         )
         assert lines[1] == "line 2 (id 'r0'): prompt is empty; say what to draw."
         assert (len(lines), lines[-1]) == (22, "and 5 more")
-        assert documents(store) == ["bad_rows.jsonl", "_batch/batch.json"]
+        assert documents(store) == ["_batch/batch.json", "bad_rows.jsonl"]
         written = [json.loads(line) for line in store.read("bad_rows.jsonl").splitlines()]
         assert [(row["line"], row["id"]) for row in written] == [(row + 2, f"r{row}") for row in range(25)]
 
@@ -316,7 +322,7 @@ def planned(**fields):
     estimate = CostEstimate(1200, 134.4, 403.2, 20, ("new",), by_model)
     return Plan(**{
         "batch_id": "b", "manifest": "in/m.csv", "manifest_sha256": "0" * 64, "manifest_bytes": 1, "items": 1220,
-        "bad_rows": 3, "chunks": 13, "chunk_size": 100, "estimate": estimate, **fields,
+        "bad_rows": 3, "chunks": 13, "chunk_size": 100, "chunk_digests": (), "estimate": estimate, **fields,
     })  # fmt: skip
 
 
