@@ -35,9 +35,10 @@ from n1n_prefect.images import OutcomeStatus
 from n1n_prefect.policies import HintedDelays, scoped, worth_retrying
 from n1n_prefect.run_log import get_logger
 
-NOT_DONE: tuple[OutcomeStatus, ...] = ("pending", "over_budget")
-"""Items that ended so are carried out by the next run of the batch, without being asked to."""
+NOT_TRIED: tuple[OutcomeStatus, ...] = ("pending", "over_budget")
+"""Nothing has come of items that ended so, and the batch is not done."""
 
+_FREE = ("failed", "source_error")  # tried again by each run of the batch, where nothing was paid
 _DRAWN_ANEW = ("refused", "no_image", "invalid")  # asked for again, the journal would only repeat itself
 _FIRST_FAILURES = 3
 _LOOK_SECONDS = 0.2
@@ -52,6 +53,9 @@ class ChunkReport:
 
     by_status: dict[str, int]
     """How many of its items ended how, in whatever run of the batch."""
+
+    left: int
+    """How many of its items the next run of the batch carries out: not tried, or failed at no cost."""
 
     cost_usd: float
     """What its images cost in all runs of the batch, in US dollars, as far as known."""
@@ -81,11 +85,6 @@ class ChunkReport:
     def items(self) -> int:
         """How many items it has."""
         return sum(self.by_status.values())
-
-    @property
-    def left(self) -> int:
-        """How many are not done."""
-        return sum(self.by_status.get(status, 0) for status in NOT_DONE)
 
 
 REPORT: TypeAdapter[ChunkReport] = TypeAdapter(ChunkReport)
@@ -131,12 +130,12 @@ def carry_out_chunk(
     places = Places.of(terms, credentials=credentials, destination=destination, source=source)
     began = time.monotonic()
     items = read_chunk(places.store, number, digest)
-    done, to_do = _split(items, read_part(places.store, number) or (), terms)
-    for result in done.values():
+    stands, to_do = _split(items, read_part(places.store, number) or (), terms)
+    for result in stands.values():
         tally_of(terms.batch_id).add(number, result, is_fresh=False)
-    worker = Worker(terms, places, get_logger())
+    worker = Worker(terms, places, get_logger(), Stops(most_in_a_row=max(20, 2 * credentials.max_in_flight)))
     with scoped(f"batch:{terms.batch_id}"), allowance.counted() if allowance else nullcontext() as counted:
-        results = done | _carried_out(number, to_do, worker)
+        results = stands | _carried_out(number, to_do, worker)
     ordered = [results[item.id] for item in items]
     write_part(places.store, number, ordered)
     report = replace(
@@ -161,28 +160,35 @@ def _split(
 ) -> tuple[dict[str, ItemResult], list[Item]]:
     """The results that stand, by id, and the items to carry out, each with the number of its next drawing."""
     known = {result.id: result for result in earlier}
-    done: dict[str, ItemResult] = {}
+    stands: dict[str, ItemResult] = {}
     to_do: list[Item] = []
     for item in items:
         result = known.get(item.id)
         if result is None or result.asked != digest_of(item):
-            to_do.append(item)
-        elif result.outcome.status in (*NOT_DONE, *terms.redo):
+            result = ItemResult.pending(item)
+        if result.outcome.status in terms.redo if terms.redo else _is_left(result):
             to_do.append(replace(item, take=_next_take(result, terms)))
         else:
-            done[item.id] = replace(result, line=item.line, carried=item.carried)
-    return done, to_do
+            stands[item.id] = replace(result, line=item.line, carried=item.carried)
+    return stands, to_do
+
+
+def _is_left(result: ItemResult) -> bool:
+    """Whether every run of the batch carries this out: nothing has come of it, and nothing was paid."""
+    outcome = result.outcome
+    return outcome.status in NOT_TRIED or (outcome.status in _FREE and outcome.charged == "no")
 
 
 def _next_take(result: ItemResult, terms: Terms) -> int:
     """Past all drawings that were given up, so that the journal does not repeat what is known."""
-    drawn_anew = result.outcome.status in terms.redo and result.outcome.status in _DRAWN_ANEW
-    return result.take + (terms.takes if drawn_anew else 0)
+    return result.take + (terms.takes if result.outcome.status in _DRAWN_ANEW else 0)
 
 
 def is_done(report: ChunkReport, terms: Terms) -> bool:
     """Whether a chunk has nothing left to do."""
-    return not any(report.by_status.get(status) for status in (*NOT_DONE, *terms.redo))
+    if terms.redo:
+        return not any(report.by_status.get(status) for status in terms.redo)
+    return report.left == 0
 
 
 # ── carrying them out ────────────────────────────────────────────────────────
@@ -241,11 +247,12 @@ def report_if_any(store: BatchStore, number: int) -> ChunkReport | None:
 def report_of(number: int, results: Iterable[ItemResult]) -> ChunkReport:
     """The sums over a chunk's results."""
     counts: Counter[str] = Counter()
-    cost = 0.0
+    left, cost = 0, 0.0
     for result in results:
         counts[result.outcome.status] += 1
+        left += _is_left(result)
         cost += result.outcome.estimated_cost_usd or 0.0
-    return ChunkReport(number, dict(counts.most_common()), round(cost, 6))
+    return ChunkReport(number, dict(counts.most_common()), left, round(cost, 6))
 
 
 def _why_stopped(stops: Stops) -> dict[str, str]:
@@ -258,7 +265,7 @@ def _tell(report: ChunkReport, results: Iterable[ItemResult], terms: Terms, stop
     """One event for the chunk, and one for the error that ends the batch, which automations wait for."""
     if stops.error is not None:
         events.emit("failed", error=stops.error, model=stops.error.model)
-    failures = [result for result in results if not result.outcome.ok and result.outcome.status not in NOT_DONE]
+    failures = [result for result in results if not result.outcome.ok and result.outcome.status not in NOT_TRIED]
     first = [
         {"id": cut(result.id, 64), "status": result.outcome.status, "reason": cut(result.outcome.reason, 200)}
         for result in failures[:_FIRST_FAILURES]

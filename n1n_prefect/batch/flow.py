@@ -15,10 +15,11 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from n1n_prefect import stopping
 from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, report_if_any
 from n1n_prefect.batch.draining import draining
 from n1n_prefect.batch.ownership import checked_batch_id
-from n1n_prefect.batch.plan import Plan, make_plan
+from n1n_prefect.batch.plan import Plan, make_plan, read_plan
 from n1n_prefect.batch.progress import Progress
 from n1n_prefect.batch.report import BatchReport, artifact_key, final_state, show, write_report
 from n1n_prefect.batch.results import COLUMNS
@@ -86,8 +87,8 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         batch_id: The batch's name; that of the manifest's file if empty. The same name again goes on with the batch.
         prefix: The folder of images and results below the destination's own prefix; the batch id if empty.
         dry_run: Check every row and estimate dollars and hours, and make no call.
-        only_failed: Carry out again what failed in an earlier run. Refused, invalid and missing images are asked for
-            anew, which is paid again.
+        only_failed: Carry out what failed in an earlier run, and nothing else. Refused, invalid and missing images are
+            asked for anew, which is paid again. What failed at no cost is tried again by every run.
         only_statuses: With only_failed, those of these statuses alone.
         on_bad_rows: Whether a row that cannot be carried out ends the batch before its first call (strict), or is left
             out (skip).
@@ -123,8 +124,14 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         sidecars=sidecars,
         spending=replace(settings().spending, max_usd_per_run=max_usd),
     )
-    require_formats(terms.variants)
+    if terms.variants:
+        require_formats(terms.variants)
     places = Places.of(terms, credentials=credentials, destination=destination, source=source or destination)
+    if only_failed and read_plan(places.store) is None:
+        raise InvalidRequestError(
+            f"only_failed=True, and batch {terms.batch_id!r} has no results at {places.store.uri_of()} yet; run it "
+            "once without, or correct batch_id and prefix. Nothing was spent."
+        )
     plan = make_plan(
         manifest,
         store=places.store,
@@ -278,5 +285,8 @@ def _workers() -> int:
 
 
 def _reported(store: BatchStore, plan: Plan, rounds: Rounds) -> Any:
+    """The state that the flow ends in; nothing where it must end before the tables could be written."""
+    if stopping.is_asked():
+        return None
     report, words = write_report(store, plan, rounds)
     return final_state(report, rounds, words)

@@ -38,7 +38,7 @@ class Terms:
     """What rows may derive from their images, by name."""
 
     redo: tuple[OutcomeStatus, ...] = ()
-    """Items that ended so in an earlier run are carried out again."""
+    """Items that ended so in an earlier run are carried out again, and no others; empty for those that are left."""
 
     sidecars: bool = False
     """Whether a document with its provenance is put beside each image."""

@@ -49,6 +49,12 @@ class Stops:
     error: N1nError | None = None
     """Why all, and what that is called."""
 
+    in_a_row: int = 0
+    """How many items have failed one after the other, although each was tried several times."""
+
+    most_in_a_row: int = 20
+    """After so many no other is begun: the gateway or the store is down."""
+
     def reason(self, model: str) -> str:
         """Why an item of this model is not begun; empty if it may be."""
         if stopping.is_asked():
@@ -63,6 +69,15 @@ class Stops:
             self.error = self.error or failure
         elif isinstance(failure, _ENDS_MODEL):
             self.by_model.setdefault(model, f"Not tried: {failure.reason}")
+        self._count(failure)
+
+    def _count(self, failure: Exception | None) -> None:
+        if not isinstance(failure, N1nError) or not failure.is_transient:
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        if self.in_a_row >= self.most_in_a_row and self.error is None:
+            self.error = N1nError(f"{self.in_a_row} images in a row failed, the last so: {failure.reason}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,7 @@ class Worker:
     terms: Terms
     places: Places
     log: Log
-    stops: Stops = field(default_factory=Stops)
+    stops: Stops
     _logged: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -138,6 +153,8 @@ class Worker:
             except N1nError as error:
                 if stopping.is_asked():
                     return ImageOutcome(item.id, "pending", error.reason), ()
+                if is_last or not error.is_transient:
+                    return outcome_of(error, item.id), ()
                 if isinstance(error, errors.RateLimitError):
                     number, limited = number - 1, limited + 1  # its pause is kept by the pace of the key
                 else:
