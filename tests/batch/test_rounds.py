@@ -152,7 +152,20 @@ class TestCeiling:
         crew = Crew(lambda number, _: report(number, stopped_by="BudgetExceededError", stopped="Too dear.", pending=10))
         rounds = carried_out(crew, 3, at_once=1, purse=Purse("rounds-4", 0.01, 0.04))
         assert crew.begun == [0, 1, 2, 0]
-        assert rounds.stopped == "Too dear."
+        assert rounds.stopped == "The next call would pass max_usd=0.01; raise it to go on."
+
+    def test_who_gets_nowhere_waits_for_what_others_give_back(self):
+        def does(number: int, share: Allowance) -> ChunkReport:
+            if number == 0:  # holds on to its share for a while
+                return report(number, spent=0.1)
+            enough = share.usd >= 0.3
+            return report(number, spent=0.3) if enough else report(number, stopped_by="BudgetExceededError", pending=10)
+
+        crew = Crew(does)
+        rounds = carried_out(crew, 2, purse=Purse("rounds-6", 0.5, 0.04))
+        assert rounds.stopped == ""
+        assert crew.begun[-1] == 1
+        assert crew.shares[-1] == pytest.approx(0.4)
 
     def test_nothing_is_begun_with_nothing_left(self):
         purse = Purse("rounds-5", 1.0, 0.04)
@@ -160,7 +173,7 @@ class TestCeiling:
         crew = Crew()
         rounds = carried_out(crew, 3, purse=purse)
         assert crew.begun == []
-        assert "ceiling" in rounds.stopped
+        assert "max_usd=1;" in rounds.stopped
 
 
 class TestElsewhere:
