@@ -211,6 +211,7 @@ class Rounds:
         default_factory=dict[int, tuple[Handle, Allowance | None]]
     )
     _poor: set[int] = field(default_factory=set[int])
+    _stuck: set[int] = field(default_factory=set[int])
     _in_a_row: int = 0
 
     def run(self, chunks: Iterable[tuple[int, int]], look: Callable[[], None]) -> None:
@@ -234,11 +235,13 @@ class Rounds:
     def _hand_out(self) -> None:
         while self._waiting and len(self._under_way) < self.at_once and not self.stopped and not stopping.is_asked():
             number = self._waiting[0]
+            if number in self._stuck and self._under_way:
+                return  # what those give back may be enough
             try:
                 share = self.purse and self.purse.share(self._items[number], everything=number in self._poor)
-            except BudgetExceededError as error:
+            except BudgetExceededError:
                 if not self._under_way:
-                    self._stop(error.reason, type(error).__name__)
+                    self._stop_at_ceiling()
                 return
             self._waiting.popleft()
             self._under_way[number] = self.start(number, share), share
@@ -255,18 +258,30 @@ class Rounds:
             share.give_back(report.spent_usd)
         is_elsewhere = report.worker != here()
         self.tally.close(number, report.by_status, report.cost_usd, fresh=report.fresh if is_elsewhere else 0)
-        if report.stopped_by == BudgetExceededError.__name__ and self._may_go_on(number, report):
-            self.tally.reopen(report.by_status, report.cost_usd)
-            self._waiting.append(number)
+        if report.spent_usd > 0 or report.stopped_by != BudgetExceededError.__name__:
+            self._stuck.clear()  # there may be enough again
+        if report.stopped_by == BudgetExceededError.__name__ and share is not None:
+            self._ask_for_more(number, report)
         elif report.stopped:
             self._stop(report.stopped, report.stopped_by)
 
-    def _may_go_on(self, number: int, report: ChunkReport) -> bool:
-        """Whether a chunk whose share was used up may have more: not after all that was left got it nowhere."""
-        if number in self._poor and report.spent_usd == 0:
-            return False
+    def _ask_for_more(self, number: int, report: ChunkReport) -> None:
+        """Carries out a chunk whose share was used up once more, unless all that was left got it nowhere."""
+        is_stuck = number in self._poor and report.spent_usd == 0
+        if is_stuck and not self._under_way:
+            self._stop_at_ceiling()
+            return
+        if is_stuck:
+            self._stuck.add(number)
         self._poor.add(number)
-        return True
+        self.tally.reopen(report.by_status, report.cost_usd)
+        self._waiting.append(number)
+
+    def _stop_at_ceiling(self) -> None:
+        assert self.purse  # noqa: S101 - only who has a ceiling gets here
+        self._stop(
+            f"The next call would pass max_usd={self.purse.ceiling:g}; raise it to go on.", BudgetExceededError.__name__
+        )
 
     def _failed(self, number: int, exc: Exception) -> None:
         # What it spent of its share is not known, so that the share stays counted.

@@ -81,13 +81,13 @@ class BatchStore:
         with location_errors(UploadError, doing="delete", bucket=self.location.bucket, key=key):
             self.location.get_client().delete_object(Bucket=self.location.bucket, Key=key)
 
-    def names(self, below: str) -> Iterator[str]:
-        """The names of the documents below a folder of this one, in order.
+    def names(self, below: str = "") -> Iterator[str]:
+        """The names of what lies below a folder of this one, or below this one itself, in order.
 
         Raises:
             UploadError: The bucket cannot be listed.
         """
-        prefix = f"{self.folder}/{below}/"
+        prefix = f"{self.folder}/{below}/" if below else f"{self.folder}/"
         with location_errors(UploadError, doing="list", bucket=self.location.bucket, key=prefix):
             pages = self.location.get_client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.location.bucket, Prefix=prefix):

@@ -14,6 +14,7 @@ from n1n_prefect.batch.chunk import REPORT, is_done, report_if_any, report_name
 from n1n_prefect.batch.results import VariantObject
 from n1n_prefect.budget import Allowance
 from n1n_prefect.images import ImageSpec
+from n1n_prefect.pools import pace_of
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -144,6 +145,23 @@ class TestBadItems:
         outcome = batch.results()["animal 1"].outcome
         assert "a defect of ours" in outcome.reason
         assert outcome.charged == "unknown"
+
+
+class TestSlowedDown:
+    def test_all_wait_together_and_each_arrives(self, batch, n1n_gateway):
+        n1n_gateway.faults.add("rate_limited", 8, seconds=1)
+        batch.plan(*(f"animal {number}" for number in range(12)))
+        assert batch.carry_out().by_status == {"uploaded": 12}
+        assert len(n1n_gateway.ledger.calls) == 20
+        assert pace_of(batch.credentials).limit < 8, "it has not wholly recovered yet"
+        assert sum(result.waited_seconds for result in batch.results().values()) > 1
+
+    def test_being_told_to_wait_is_no_failed_attempt(self, batch_of, n1n_credentials, n1n_gateway):
+        batch = batch_of(n1n_credentials.model_copy(update={"max_in_flight": 1}))
+        n1n_gateway.faults.add("rate_limited", 8, seconds=0)
+        batch.plan("animal 0")
+        assert batch.carry_out().by_status == {"uploaded": 1}
+        assert batch.results()["animal 0"].outcome.attempts == 9
 
 
 class TestAgain:
