@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from boto3.exceptions import S3UploadFailedError
@@ -44,6 +45,23 @@ class BatchStore:
                 raise
             with answer["Body"] as body:
                 return body.read()
+
+    def age(self, name: str) -> float | None:
+        """How long ago a document was written, in seconds by the store's own clock; None if there is none.
+
+        Raises:
+            UploadError: The store refused or could not be reached.
+        """
+        key = f"{self.folder}/{name}"
+        with location_errors(UploadError, doing="read", bucket=self.location.bucket, key=key):
+            try:
+                head = self.location.get_client().head_object(Bucket=self.location.bucket, Key=key)
+            except ClientError as exc:
+                if exc.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                    return None
+                raise
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return (now - head["LastModified"]).total_seconds()
 
     def write(self, name: str, data: bytes, media_type: str = "application/json") -> None:
         """Puts a document, in the place of an earlier one.

@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +50,9 @@ class Stops:
     error: N1nError | None = None
     """Why all, and what that is called."""
 
+    ended: Callable[[], str] = str
+    """Why all, or an empty text, where nothing has failed: somebody else goes on with them, or the batch is told to end."""
+
     in_a_row: int = 0
     """How many items have failed one after the other, although each was tried several times."""
 
@@ -59,6 +63,8 @@ class Stops:
         """Why an item of this model is not begun; empty if it may be."""
         if stopping.is_asked():
             return "The process was told to end before its turn came."
+        if ended := self.ended():
+            return f"Not tried: {ended}"
         if self.error is not None:
             return f"Not tried: {self.error.reason}"
         return self.by_model.get(model, "")
@@ -151,7 +157,7 @@ class Worker:
                 with Attempt(number, is_last).under_way():
                     return self._tried(item)
             except N1nError as error:
-                if stopping.is_asked():
+                if stopping.is_asked() or self.stops.ended():
                     return ImageOutcome(item.id, "pending", error.reason), ()
                 if is_last or not error.is_transient:
                     return outcome_of(error, item.id), ()
