@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 from pydantic.dataclasses import dataclass as value
 
-from n1n_prefect import errors, events
+from n1n_prefect import assets, errors, events
 from n1n_prefect.batch.parts import all_results
 from n1n_prefect.batch.plan import Plan, read_chunk
 from n1n_prefect.batch.results import ItemResult
@@ -116,7 +116,7 @@ def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> tuple[BatchRe
         results=tables.jsonl,
         results_parquet=tables.parquet,
         stats=store.uri_of(STATS),
-        stopped=rounds.stopped or "; ".join(rounds.failures.values()),
+        stopped=rounds.stopped or next(iter(rounds.failures.values()), ""),
     )
     _tell(report, statistics)
     return report, str(statistics)
@@ -157,6 +157,8 @@ def _tell(report: BatchReport, statistics: Statistics) -> None:
         "estimated_cost_usd": report.estimated_cost_usd,
         "possible_duplicates": statistics.total.possible_duplicates,
     }
+    for uri in filter(None, (report.results, report.results_parquet)):
+        assets.emit_table(uri, facts)
     events.emit_batch(
         "finished",
         report.batch_id,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from n1n_prefect import BudgetExceededError, InvalidRequestError, Spending, Variant, stopping
+from n1n_prefect import BudgetExceededError, InvalidRequestError, S3Location, Spending, Variant, stopping
 from n1n_prefect.batch import chunk as chunk_module
 from n1n_prefect.batch.chunk import REPORT, is_done, report_if_any, report_name
 from n1n_prefect.batch.results import VariantObject
@@ -162,6 +162,31 @@ class TestSlowedDown:
         batch.plan("animal 0")
         assert batch.carry_out().by_status == {"uploaded": 1}
         assert batch.results()["animal 0"].outcome.attempts == 9
+
+
+class TestSlowStore:
+    def test_no_image_is_paid_for_that_nobody_can_take(self, batch_of, n1n_credentials, n1n_gateway, monkeypatch):
+        """Whoever draws an image also puts it into the store, so that a slow one holds up the drawing."""
+        batch = batch_of(n1n_credentials.model_copy(update={"max_in_flight": 3}))
+        batch.plan(*(f"animal {number}" for number in range(12)))
+        put, is_slow, waiting = S3Location.put_image, threading.Event(), threading.Semaphore(0)
+
+        def slow(self, *args, **kwargs):
+            waiting.release()
+            assert is_slow.wait(60)
+            return put(self, *args, **kwargs)
+
+        monkeypatch.setattr(S3Location, "put_image", slow)
+        ended = []
+        work = threading.Thread(target=lambda: ended.append(batch.carry_out()))
+        work.start()
+        for _ in range(3):
+            assert waiting.acquire(timeout=60)
+        assert not waiting.acquire(timeout=0.5), "three are drawn, and no fourth"
+        assert len(n1n_gateway.ledger.calls) == 3
+        is_slow.set()
+        work.join(60)
+        assert ended[0].by_status == {"uploaded": 12}
 
 
 class TestAgain:

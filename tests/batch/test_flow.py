@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import time
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
+from prefect.events.filters import EventFilter, EventNameFilter, EventRelatedFilter, EventResourceFilter
 from prefect.states import State
 
 from n1n_prefect import BudgetExceededError, InvalidRequestError, N1nCredentials, N1nError, S3Location
@@ -142,6 +144,41 @@ class TestWhole:
         assert report.results_parquet == shop.store.uri_of("results.parquet")
         assert table.column("id").to_pylist() == ["sku-0", "sku-1", "sku-2"]
         assert table.column("shelf").to_pylist() == ["0", "1", "2"]
+
+
+class TestEvents:
+    def test_tell_of_chunks_and_tables_and_of_no_single_image(self, shop, n1n_gateway):
+        n1n_gateway.faults.add("safety", match="animal 1")
+        shop.animals(4)
+        shop.run(chunk_size=2)
+        resource = f"n1n.batch.{shop.name}"
+        chunks = stored("n1n.batch.chunk", resource, 2)
+        told = {event.payload["number"]: event.payload for event in chunks}
+        assert told[0]["by_status"] == {"uploaded": 1, "refused": 1}
+        assert [failure["id"] for failure in told[0]["first_failures"]] == ["sku-1"]
+        assert told[1]["first_failures"] == []
+        assert all(len(json.dumps(event.payload)) < 2000 for event in chunks)
+        (ended,) = stored("n1n.batch.finished", resource, 1)
+        assert (ended.payload["items"], ended.payload["failed"], ended.payload["left"]) == (4, 1, 0)
+        (made,) = stored("prefect.asset.materialization.succeeded", shop.store.uri_of("results.jsonl"), 1)
+        assert made.payload["items"] == 4
+        with get_client(sync_client=True) as client:
+            run = last_run()
+            mine = EventFilter(related=EventRelatedFilter(id=[f"prefect.flow-run.{run.id}"]))
+            names = {event.event for event in client.read_events(filter=mine, limit=50).events}
+        assert not [name for name in names if name.startswith("n1n.image.")]
+
+
+def stored(name: str, resource_id: str, count: int) -> list[Any]:
+    """The events of a name about a resource, once there are so many."""
+    wanted = EventFilter(event=EventNameFilter(name=[name]), resource=EventResourceFilter(id=[resource_id]))
+    with get_client(sync_client=True) as client:
+        for _ in range(240):
+            found = client.read_events(filter=wanted, limit=50).events
+            if len(found) >= count:
+                return found
+            time.sleep(0.25)
+    pytest.fail(f"not {count} events {name} about {resource_id} within 60 s")
 
 
 class TestDryRun:
