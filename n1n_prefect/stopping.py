@@ -13,7 +13,7 @@ _deadline = float("inf")
 
 
 def ask(grace_seconds: float) -> None:
-    """From now on nothing is begun; what is under way has so many seconds to end. Asked again, no longer than before."""
+    """From now on nothing is begun; what is under way has so many seconds to end, and no more if asked again."""
     global _deadline  # noqa: PLW0603 - one process ends once
     _deadline = min(_deadline, time.monotonic() + grace_seconds)
     _asked.set()

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -119,7 +120,13 @@ def holder_of(store: BatchStore, name: str) -> Holder | None:
         return None
 
 
-@dataclass(config={"arbitrary_types_allowed": True})
+def _ourselves() -> Holder:
+    context = FlowRunContext.get()
+    run = context.flow_run.name if context and context.flow_run else ""
+    return Holder(uuid.uuid4().hex, here(), run or "", _place(), os.getpid())
+
+
+@plain_dataclass
 class Lease:
     """One document that one holder has at a time; see `held`.
 
@@ -140,7 +147,7 @@ class Lease:
     is_told: bool = False
     """Whether the holder listened to was told to end."""
 
-    _us: Holder = field(default_factory=lambda: _ourselves())
+    _us: Holder = field(default_factory=_ourselves)
     _over: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -220,12 +227,6 @@ class Lease:
     def _dumped(self) -> bytes:
         renewed = datetime.now(timezone.utc).isoformat()
         return _HOLDER.dump_json(replace(self._us, renewed=renewed, ends=self.tells_end and stopping.is_asked()))
-
-
-def _ourselves() -> Holder:
-    context = FlowRunContext.get()
-    run = context.flow_run.name if context and context.flow_run else ""
-    return Holder(uuid.uuid4().hex, here(), run or "", _place(), os.getpid())
 
 
 @contextmanager

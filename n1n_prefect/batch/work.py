@@ -51,7 +51,7 @@ class Stops:
     """Why all, and what that is called."""
 
     ended: Callable[[], str] = str
-    """Why all, or an empty text, where nothing has failed: somebody else goes on with them, or the batch is told to end."""
+    """Why all, where nothing has failed: somebody else goes on with them, or the batch is told to end; or empty."""
 
     in_a_row: int = 0
     """How many items have failed one after the other, although each was tried several times."""

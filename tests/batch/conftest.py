@@ -37,7 +37,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def job_of(tmp_path: Path, n1n_gateway_factory: Callable[..., Any], s3_location: S3Location) -> Iterator[Callable[..., Job]]:
+def job_of(
+    tmp_path: Path, n1n_gateway_factory: Callable[..., Any], s3_location: S3Location
+) -> Iterator[Callable[..., Job]]:
     """Makes a batch that processes of its own carry out."""
     jobs: list[Job] = []
 

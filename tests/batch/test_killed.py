@@ -16,9 +16,7 @@ pytestmark = [
 
 class TestKilled:
     def test_nothing_is_lost_and_only_what_was_under_way_may_be_paid_twice(self, job_of, capsys):
-        job = job_of(
-            ROWS, gateway={"latency_seconds": 0.3}, key={"max_in_flight": 6}, options={"chunk_size": CHUNK}
-        )
+        job = job_of(ROWS, gateway={"latency_seconds": 0.3}, key={"max_in_flight": 6}, options={"chunk_size": CHUNK})
         chance, kills = random.Random(46), 0
         for _ in range(4):
             process = job.start()
@@ -29,5 +27,7 @@ class TestKilled:
         job.is_whole()
         twice = sum(times > 1 for times in job.billed().values())
         with capsys.disabled():
-            print(f"\n{kills} kills, {len(job.gateway.ledger.calls)} calls, {twice} paid twice, "
-                  f"{job.stats()['possible_duplicates']} told of")
+            print(
+                f"\n{kills} kills, {len(job.gateway.ledger.calls)} calls, {twice} paid twice, "
+                f"{job.stats()['possible_duplicates']} told of"
+            )

@@ -9,11 +9,9 @@ import pytest
 from n1n_prefect import stopping
 from n1n_prefect.batch import rounds as rounds_module
 from n1n_prefect.batch.chunk import ChunkReport
-from n1n_prefect.batch.rounds import Purse, Rounds, deployment_runs, seed
+from n1n_prefect.batch.rounds import Purse, Rounds, seed
 from n1n_prefect.batch.tally import Tally
-from n1n_prefect.batch.terms import Terms
 from n1n_prefect.budget import Allowance
-from n1n_prefect.errors import InvalidRequestError
 
 
 @pytest.fixture(autouse=True)
@@ -174,10 +172,3 @@ class TestCeiling:
         rounds = carried_out(crew, 3, purse=purse)
         assert crew.begun == []
         assert "max_usd=1;" in rounds.stopped
-
-
-class TestElsewhere:
-    def test_blocks_travel_by_reference_and_so_must_be_saved(self, batch):
-        blocks = {"credentials": batch.credentials, "destination": batch.destination, "source": None}
-        with pytest.raises(InvalidRequestError, match="credentials is not a saved block"):
-            deployment_runs("batch-chunk/x", Terms("b", "b"), (), batch.places.store, blocks)
