@@ -20,6 +20,9 @@ import psutil
 from prefect.settings import PREFECT_API_URL
 
 from n1n_prefect import N1nCredentials, S3Location
+from n1n_prefect.batch.parts import read_part
+from n1n_prefect.batch.results import ItemResult
+from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.testing import LocalGateway
 
 PATIENCE_SECONDS = 180
@@ -102,6 +105,7 @@ class Job:
             **os.environ,
             "PREFECT_API_URL": PREFECT_API_URL.value() or "",
             "PREFECT_LOCAL_STORAGE_PATH": str(self.storage),
+            "PREFECT_INTEGRATIONS_N1N_UNKNOWN_RETRIES": "9",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
         with log.open("wb") as output:
@@ -145,6 +149,11 @@ class Job:
 
     def results(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.document("results.jsonl").splitlines()]
+
+    def part_results(self) -> list[ItemResult]:
+        """What the parts hold so far."""
+        store = BatchStore(self.destination, self.folder_key)
+        return [result for number in range(self.rows) for result in read_part(store, number) or ()]
 
     def stats(self) -> dict[str, Any]:
         return json.loads(self.document("_stats.json"))
