@@ -4,7 +4,8 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportUntypedFunctionDecorator=false
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from n1n_prefect import stopping
+from n1n_prefect import errors, stopping
 from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, report_if_any
 from n1n_prefect.batch.draining import draining
 from n1n_prefect.batch.ownership import checked_batch_id
@@ -112,46 +113,48 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         InvalidRequestError: Rows cannot be carried out; nothing was spent.
         N1nError: Items are left; the message says why. What was paid is safe.
     """
-    name = batch_id or named_after(manifest)
-    terms = Terms(
-        checked_batch_id(name),
-        check_key(prefix.strip("/") or name),
-        on_invalid=on_invalid,
-        regenerations=regenerations,
-        if_exists=if_exists,
-        variants=as_variants(variants) if variants else (),
-        redo=_redone(only_failed, only_statuses),
-        sidecars=sidecars,
-        spending=replace(settings().spending, max_usd_per_run=max_usd),
-    )
-    if terms.variants:
-        require_formats(terms.variants)
-    places = Places.of(terms, credentials=credentials, destination=destination, source=source or destination)
-    if only_failed and read_plan(places.store) is None:
-        raise InvalidRequestError(
-            f"only_failed=True, and batch {terms.batch_id!r} has no results at {places.store.uri_of()} yet; run it "
-            "once without, or correct batch_id and prefix. Nothing was spent."
+    with _free_of_charge():
+        name = batch_id or named_after(manifest)
+        terms = Terms(
+            checked_batch_id(name),
+            check_key(prefix.strip("/") or name),
+            on_invalid=on_invalid,
+            regenerations=regenerations,
+            if_exists=if_exists,
+            variants=as_variants(variants) if variants else (),
+            redo=_redone(only_failed, only_statuses),
+            sidecars=sidecars,
+            spending=replace(settings().spending, max_usd_per_run=max_usd),
         )
-    plan = make_plan(
-        manifest,
-        store=places.store,
-        batch_id=terms.batch_id,
-        destination=places.destination,
-        source=places.source,
-        rules=settings().source_rules,
-        defaults=_defaults(model, aspect_ratio, image_size),
-        variants=[variant.name for variant in terms.variants],
-        reserved=COLUMNS,
-        credentials=credentials,
-        spending=terms.spending,
-        chunk_size=chunk_size,
-        on_bad_rows=on_bad_rows,
-        check_inputs=check_inputs,
-        dry_run=dry_run,
-    )
-    get_logger().info("%s", plan.summary(credentials.max_in_flight))
+        if terms.variants:
+            require_formats(terms.variants)
+        places = Places.of(terms, credentials=credentials, destination=destination, source=source)
+        if only_failed and read_plan(places.store) is None:
+            raise InvalidRequestError(
+                f"only_failed=True, and batch {terms.batch_id!r} has no results at {places.store.uri_of()} yet; run it "
+                "once without, or correct batch_id and prefix. Nothing was spent."
+            )
+        plan = make_plan(
+            manifest,
+            store=places.store,
+            batch_id=terms.batch_id,
+            destination=places.destination,
+            source=places.source,
+            rules=settings().source_rules,
+            defaults=_defaults(model, aspect_ratio, image_size),
+            variants=[variant.name for variant in terms.variants],
+            reserved=COLUMNS,
+            credentials=credentials,
+            spending=terms.spending,
+            chunk_size=chunk_size,
+            on_bad_rows=on_bad_rows,
+            check_inputs=check_inputs,
+            dry_run=dry_run,
+        )
+        purse = _purse(plan, max_usd)
     if dry_run:
         return _planned(plan, credentials)
+    get_logger().info("%s", plan.summary(credentials.max_in_flight))
     blocks = {"credentials": credentials, "destination": destination, "source": source}
     start = (
         deployment_runs(deployment, terms, plan.chunk_digests, places.store, blocks)
@@ -159,7 +162,7 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         else task_runs(terms, plan.chunk_digests, **blocks)
     )
     with draining(grace_seconds):
-        rounds = _carried_out(plan, places.store, terms, start, _purse(plan, max_usd))
+        rounds = _carried_out(plan, places.store, terms, start, purse)
         return _reported(places.store, plan, rounds)
 
 
@@ -205,6 +208,17 @@ def named_after(manifest: str) -> str:
     """A batch's name, where it has none of its own: that of the manifest's file."""
     stem = PurePosixPath(manifest.rstrip("/").replace("\\", "/")).name.split(".")[0]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100] or "batch"
+
+
+@contextmanager
+def _free_of_charge() -> Generator[None]:
+    """Errors before the first call say that nothing was charged, whatever they say where images are at stake."""
+    try:
+        yield
+    except errors.N1nError as error:
+        error.charged = "no"
+        error.charge = errors.charge_in_words(error)
+        raise
 
 
 def _redone(only_failed: bool, statuses: list[OutcomeStatus]) -> tuple[OutcomeStatus, ...]:
