@@ -4,19 +4,18 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportUntypedFunctionDecorator=false
 
 import re
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.context import FlowRunContext
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from n1n_prefect import errors, stopping
+from n1n_prefect import stopping
 from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, report_if_any
 from n1n_prefect.batch.draining import draining
 from n1n_prefect.batch.ownership import checked_batch_id
@@ -33,7 +32,7 @@ from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.budget import Allowance
 from n1n_prefect.catalog import AspectRatio, ImageModel, ImageSize
 from n1n_prefect.derive import require_formats
-from n1n_prefect.errors import InvalidRequestError
+from n1n_prefect.errors import InvalidRequestError, N1nError, charge_in_words
 from n1n_prefect.images import OUTCOME_STATUSES, OutcomeStatus
 from n1n_prefect.object_keys import check_key
 from n1n_prefect.plain_text import plain
@@ -113,7 +112,7 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         InvalidRequestError: Rows cannot be carried out; nothing was spent.
         N1nError: Items are left; the message says why. What was paid is safe.
     """
-    with _free_of_charge():
+    try:
         name = batch_id or named_after(manifest)
         terms = Terms(
             checked_batch_id(name),
@@ -152,6 +151,8 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
             dry_run=dry_run,
         )
         purse = _purse(plan, max_usd)
+    except N1nError as error:
+        return _not_begun(error)
     if dry_run:
         return _planned(plan, credentials)
     get_logger().info("%s", plan.summary(credentials.max_in_flight))
@@ -205,20 +206,24 @@ def batch_chunk(
 
 
 def named_after(manifest: str) -> str:
-    """A batch's name, where it has none of its own: that of the manifest's file."""
+    """A batch's name, where it has none of its own: that of the manifest's file.
+
+    Raises:
+        InvalidRequestError: The file's name has no letter or digit of ASCII, and another's may have none either.
+    """
     stem = PurePosixPath(manifest.rstrip("/").replace("\\", "/")).name.split(".")[0]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100] or "batch"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100]
+    if not name:
+        raise InvalidRequestError(f"No batch can be called {stem!r:.120} after its manifest; name it by batch_id=.")
+    return name
 
 
-@contextmanager
-def _free_of_charge() -> Generator[None]:
-    """Errors before the first call say that nothing was charged, whatever they say where images are at stake."""
-    try:
-        yield
-    except errors.N1nError as error:
-        error.charged = "no"
-        error.charge = errors.charge_in_words(error)
-        raise
+def _not_begun(error: N1nError) -> Any:
+    """The state of a run that ended before its first call: in the error's own words, without a traceback."""
+    error.charged = "no"  # also where a store refused, which elsewhere has refused a paid image
+    error.charge = charge_in_words(error)
+    get_logger().error("%s", error)
+    return Failed(message=str(error), data=error)
 
 
 def _redone(only_failed: bool, statuses: list[OutcomeStatus]) -> tuple[OutcomeStatus, ...]:

@@ -69,15 +69,15 @@ class BatchReport:
     def __str__(self) -> str:
         """A few lines: how its items ended, what they cost, and where the tables are."""
         if self.is_dry_run:
-            return f"Batch {self.batch_id}: {self.items:,} images, about ${self.estimated_cost_usd:,.2f}. Not begun."
-        counts = [f"{count:,} {status.replace('_', ' ')}" for status, count in self.by_status.items()]
-        lines = [
-            f"Batch {self.batch_id}: {self.items:,} items, ${self.estimated_cost_usd:,.2f}",
-            f"  {', '.join(counts)}",
-            f"  {self.bad_rows:,} bad rows left out" if self.bad_rows else "",
-            *(f"  {uri}" for uri in (self.results, self.results_parquet, self.stats)),
-        ]
-        return "\n".join(filter(str.strip, lines))
+            left_out = f"; bad rows left out: {self.bad_rows:,}" if self.bad_rows else ""
+            return (
+                f"Batch {self.batch_id}, not begun: {self.items:,} pending{left_out}; "
+                f"about ${self.estimated_cost_usd:,.2f}"
+            )
+        counts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in self.by_status.items())
+        left_out = f"; bad rows left out: {self.bad_rows:,}" if self.bad_rows else ""
+        where = [f"  {uri}" for uri in (self.results, self.results_parquet, self.stats) if uri]
+        return "\n".join((f"Batch {self.batch_id}: {counts}{left_out}; ${self.estimated_cost_usd:,.2f} in all", *where))
 
     @property
     def left(self) -> int:
@@ -147,7 +147,14 @@ def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> tuple[BatchRe
         stopped=rounds.stopped or next(iter(rounds.failures.values()), ""),
     )
     _tell(report, statistics)
-    return report, str(statistics)
+    return report, " ".join((str(statistics), *_most_frequent(statistics)))
+
+
+def _most_frequent(statistics: Statistics) -> Iterator[str]:
+    """Why most items failed, if any did."""
+    for reason in statistics.reasons.top(1):
+        of = f"{reason['count']:,} of {statistics.total.items:,}" if reason["count"] > 1 else "One"
+        yield f"{of} {reason['status'].replace('_', ' ')}: {reason['reason']}"
 
 
 def _watched(results: Iterable[ItemResult], statistics: Statistics, sample: _Sample) -> Iterator[ItemResult]:

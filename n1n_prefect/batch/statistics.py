@@ -208,7 +208,7 @@ class Statistics:
         share = "" if self.ok_rate is None else f" ({_share(self.ok_rate)} arrived)"
         yield f"{_counted(self.total.items, 'item')}: {counts}{share}." if counts else "No items."
         yield from (f"{what}: {figure}." for what, figure in self._money())
-        if self.images_per_second is not None:
+        if self.images_per_second:
             yield f"At work: {_duration(self.period.at_work_seconds)}, {self.images_per_second:,.2f} images a second."
         if self.bad_rows:
             yield f"{_counted(self.bad_rows, 'bad row')} of the manifest left out."

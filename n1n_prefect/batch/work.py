@@ -270,7 +270,9 @@ class _ItemLog(logging.LoggerAdapter[logging.Logger]):
         """Says something of the item."""
         # An error is logged as one where nothing is tried again.
         is_last = level >= logging.ERROR or (level >= logging.WARNING and is_last_attempt())
-        if is_last and self.worker.may_log():
+        # A share that is used up is nothing to be told: its chunk gets more, or the batch says that there is none.
+        is_news = is_last and not any(isinstance(arg, errors.BudgetExceededError) for arg in args)
+        if is_news and self.worker.may_log():
             self.worker.log.log(level, f"{self.id}: {msg}", *args, **kwargs)
         else:
             _details.debug(f"{self.id}: {msg}", *args, **kwargs)

@@ -183,6 +183,14 @@ class TestForPeople:
             "second."
         )
 
+    def test_what_it_cost_stands_beside_the_estimate(self):
+        statistics = counted(ended(), expected_usd=0.15)
+        assert "Estimated cost: $0.13, and $0.15 expected." in str(statistics)
+        assert written(statistics)["expected_usd"] == 0.15
+
+    def test_no_image_has_no_speed(self):
+        assert "images a second" not in str(counted(ended(failed())))
+
     def test_losses_are_named(self):
         said = str(
             counted(
