@@ -31,7 +31,7 @@ from n1n_prefect.staging import originals_at_hand
 from n1n_prefect.to_s3 import to_s3
 
 _RATE_LIMITS = 20  # how often one item is told to wait before it is given up
-_FAILURES_LOGGED = 10  # of a chunk; all are in the results
+_FAILURES_LOGGED = 5  # of a chunk; all are in the results
 
 _ENDS_BATCH = (errors.AuthenticationError, errors.QuotaError, errors.BudgetExceededError)
 """What the next item would meet as well."""
@@ -96,16 +96,16 @@ class Places:
     destination: S3Location
     """Where images go; its prefix has the batch's folder in it."""
 
-    source: S3Location | None = None
-    """Where `s3://` input images are read from."""
+    source: S3Location
+    """How `s3://` input images are read."""
 
     @classmethod
     def of(
         cls, terms: Terms, *, credentials: N1nCredentials, destination: S3Location, source: S3Location | None
     ) -> "Places":
-        """The blocks of a batch, whose images go below its folder."""
+        """The blocks of a batch: images go below its folder, and inputs are read with the destination's keys, too."""
         inside = destination.model_copy(update={"prefix": _joined(destination.prefix, terms.folder)})
-        return cls(credentials, inside, source)
+        return cls(credentials, inside, source or destination)
 
     @property
     def store(self) -> BatchStore:
@@ -274,7 +274,11 @@ class _ItemLog(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Says something of the item."""
-        if level >= logging.WARNING and is_last_attempt() and self.worker.may_log():
+        # An error is logged as one where nothing is tried again.
+        is_last = level >= logging.ERROR or (level >= logging.WARNING and is_last_attempt())
+        # A share that is used up is nothing to be told: its chunk gets more, or the batch says that there is none.
+        is_news = is_last and not any(isinstance(arg, errors.BudgetExceededError) for arg in args)
+        if is_news and self.worker.may_log():
             self.worker.log.log(level, f"{self.id}: {msg}", *args, **kwargs)
         else:
             _details.debug(f"{self.id}: {msg}", *args, **kwargs)

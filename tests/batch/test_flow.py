@@ -20,10 +20,11 @@ from prefect.client.schemas.filters import (
 from prefect.events.filters import EventFilter, EventNameFilter, EventRelatedFilter, EventResourceFilter
 from prefect.states import State
 
-from n1n_prefect import BudgetExceededError, InvalidRequestError, N1nCredentials, N1nError, S3Location
+from n1n_prefect import BudgetExceededError, InvalidRequestError, N1nCredentials, N1nError, S3Location, UploadError
 from n1n_prefect.batch import BatchReport, batch_to_s3
 from n1n_prefect.batch.flow import named_after
 from n1n_prefect.batch.store import BatchStore
+from tests.image_files import encoded, photo
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api", "impatient")]
 
@@ -144,6 +145,15 @@ class TestWhole:
         assert report.results_parquet == shop.store.uri_of("results.parquet")
         assert table.column("id").to_pylist() == ["sku-0", "sku-1", "sku-2"]
         assert table.column("shelf").to_pylist() == ["0", "1", "2"]
+
+
+class TestInputs:
+    def test_in_s3_are_read_as_the_destination_is_written(self, shop):
+        shop.destination.get_client().put_object(
+            Bucket=shop.destination.bucket, Key="in/fox.png", Body=encoded(photo(), "PNG")
+        )
+        shop.write({"id": "fox", "prompt": "Make it winter", "images": f"s3://{shop.destination.bucket}/in/fox.png"})
+        assert shop.run().by_status == {"uploaded": 1}
 
 
 class TestEvents:
@@ -267,6 +277,14 @@ class TestEnds:
         with pytest.raises(N1nError, match="No image arrived"):
             shop.run()
 
+    def test_a_bucket_that_is_not_there_has_cost_nothing(self, shop, n1n_gateway):
+        shop.animals(2)
+        shop.destination = shop.destination.model_copy(update={"bucket": "no-such-bucket"})
+        with pytest.raises(UploadError, match=r"there is no bucket 'no-such-bucket'.* Not charged\.$") as caught:
+            shop.run()
+        assert caught.value.charged == "no"
+        assert n1n_gateway.ledger.calls == []
+
     def test_another_batch_s_folder_is_refused(self, shop, n1n_gateway):
         shop.animals(2)
         shop.run(prefix="autumn")
@@ -282,8 +300,14 @@ class TestEnds:
         ("s3://bucket/in/Week 46 (final).parquet", "Week-46-final"),
         ("a/b/prompts.jsonl.gz", "prompts"),
         ("Füchse.csv", "F-chse"),
-        ("日本.csv", "batch"),
     ],
 )
 def test_a_batch_without_a_name_has_that_of_its_manifest(manifest, name):
     assert named_after(manifest) == name
+
+
+def test_a_manifest_whose_name_cannot_be_a_batch_s_asks_for_one():
+    with pytest.raises(
+        InvalidRequestError, match=r"No batch can be called '日本' after its manifest; name it by batch_"
+    ):
+        named_after("日本.csv")
