@@ -16,7 +16,7 @@ from typing import Any
 from n1n_prefect import errors, events, stopping
 from n1n_prefect.batch.items import Item
 from n1n_prefect.batch.provenance import sidecar, sidecar_key
-from n1n_prefect.batch.results import ItemResult, VariantObject
+from n1n_prefect.batch.results import ItemResult
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.terms import Terms
 from n1n_prefect.blocks import N1nCredentials, S3Location
@@ -181,12 +181,11 @@ class Worker:
                 raise
             return _without(outcome, error), ()
 
-    def _variants(self, item: Item, uploaded: UploadedImage) -> tuple[VariantObject, ...]:
+    def _variants(self, item: Item, uploaded: UploadedImage) -> tuple[DerivedImage, ...]:
         wanted = [variant for variant in self.terms.variants if variant.name in item.variants]
         if not wanted or uploaded.original is None:
             return ()
-        made = derived_objects(uploaded.original.read_bytes(), uploaded, wanted, self.places.destination)
-        return tuple(map(_variant_object, made))
+        return derived_objects(uploaded.original.read_bytes(), uploaded, wanted, self.places.destination)
 
     def _with_sidecar(self, item: Item, result: ItemResult) -> ItemResult:
         image, uploaded = result.outcome.image, result.outcome.uploaded
@@ -235,7 +234,7 @@ class Worker:
             return self._logged <= _FAILURES_LOGGED
 
 
-_Ended = tuple[ImageOutcome, tuple[VariantObject, ...]]
+_Ended = tuple[ImageOutcome, tuple[DerivedImage, ...]]
 _PENDING = (errors.AuthenticationError, errors.QuotaError)
 """Nothing has come of such an item, and nothing is wrong with it: it is carried out by the next run."""
 
@@ -253,12 +252,6 @@ def _delay(number: int, error: N1nError) -> float:
     """Seconds until the next attempt: what the server asked for, or longer each time."""
     seconds = error.retry_after_seconds or DELAYS[min(number, len(DELAYS)) - 1]
     return seconds + random.uniform(0, min(seconds * 0.1, 5.0))  # noqa: S311
-
-
-def _variant_object(made: DerivedImage) -> VariantObject:
-    return VariantObject(
-        made.name, made.key, made.uri, made.sha256, made.media_type, made.width, made.height, made.size_bytes
-    )
 
 
 _details = logging.getLogger("n1n_prefect.batch")

@@ -8,10 +8,9 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from n1n_prefect import BudgetExceededError, InvalidRequestError, S3Location, Spending, Variant, stopping
+from n1n_prefect import BudgetExceededError, DerivedImage, InvalidRequestError, S3Location, Spending, Variant, stopping
 from n1n_prefect.batch import chunk as chunk_module
 from n1n_prefect.batch.chunk import REPORT, is_done, report_if_any, report_name
-from n1n_prefect.batch.results import VariantObject
 from n1n_prefect.budget import Allowance
 from n1n_prefect.images import ImageSpec
 from n1n_prefect.pools import pace_of
@@ -318,7 +317,7 @@ class TestBeside:
         batch.plan({"id": "a", "prompt": "a fox", "variants": "thumb"}, {"id": "b", "prompt": "b", "variants": "none"})
         batch.carry_out()
         (made,) = batch.results()["a"].variants
-        assert isinstance(made, VariantObject)
+        assert isinstance(made, DerivedImage)
         assert (made.name, made.media_type, max(made.width, made.height)) == ("thumb", "image/webp", 64)
         key = made.key.removeprefix(f"{batch.places.destination.prefix}/")
         assert hashlib.sha256(batch.objects()[key]).hexdigest() == made.sha256
