@@ -37,7 +37,7 @@ from n1n_prefect.budget import Allowance
 from n1n_prefect.catalog import AspectRatio, ImageModel, ImageSize
 from n1n_prefect.derive import require_formats
 from n1n_prefect.errors import InvalidRequestError, N1nError, charge_in_words
-from n1n_prefect.images import OUTCOME_STATUSES, OutcomeStatus, Spending
+from n1n_prefect.images import OUTCOME_STATUSES, ImageSpec, OutcomeStatus, Spending
 from n1n_prefect.object_keys import check_key
 from n1n_prefect.plain_text import plain
 from n1n_prefect.run_log import get_logger
@@ -66,6 +66,7 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
     aspect_ratio: Literal["default", AspectRatio] = "default",
     image_size: Literal["default", ImageSize] = "default",
     variants: list[str] = [],  # noqa: B006
+    spec: ImageSpec | None = None,
     on_invalid: Literal["fail", "regenerate"] = "fail",
     regenerations: Annotated[int, Field(ge=0)] = 1,
     if_exists: Literal["fail", "keep", "replace"] = "fail",
@@ -101,6 +102,8 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         image_size: Size tier of rows that name none; keep "default" for gemini-2.5-flash-image, which has none.
         variants: What may be derived from an image, such as "thumb=crop 256x256 webp 80"; a row's column variants names
             which.
+        spec: What must be true of every image, such as {"min_edge": 1000, "media_types": ["image/png"]}; what its row
+            asked for, if not given.
         on_invalid: Whether an image that breaks a rule is drawn again, and paid again.
         regenerations: How often, at most.
         if_exists: What to do about another object under an image's key.
@@ -123,6 +126,7 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
             terms = Terms(
                 checked_batch_id(name),
                 check_key(prefix.strip("/") or name),
+                spec=spec,
                 on_invalid=on_invalid,
                 regenerations=regenerations,
                 if_exists=if_exists,

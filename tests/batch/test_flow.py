@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterFlowRunId,
 )
 from prefect.events.filters import EventFilter, EventNameFilter, EventRelatedFilter, EventResourceFilter
+from prefect.exceptions import ParameterTypeError
 from prefect.states import State
 
 from n1n_prefect import BudgetExceededError, InvalidRequestError, N1nCredentials, N1nError, S3Location, UploadError
@@ -221,6 +222,22 @@ class TestBadRows:
         shop.write({"id": "a", "prompt": "A fox"}, {"id": "b", "prompt": ""})
         report = shop.run(on_bad_rows="skip")
         assert (report.items, report.bad_rows, report.by_status) == (1, 1, {"uploaded": 1})
+
+
+class TestRules:
+    def test_hold_for_every_image(self, shop, n1n_gateway):
+        shop.animals(2)
+        with pytest.raises(N1nError, match="No image arrived"):
+            shop.run(spec={"min_edge": 3000})
+        assert {row["status"] for row in shop.rows()} == {"invalid"}
+        assert shop.run(spec={"min_edge": 300}, only_failed=True).by_status == {"uploaded": 2}
+        assert len(n1n_gateway.ledger.calls) == 4, "an image that broke a rule is drawn anew, which is paid"
+
+    def test_that_nothing_can_keep_are_refused_at_once(self, shop, n1n_gateway):
+        shop.animals(2)
+        with pytest.raises((InvalidRequestError, ParameterTypeError), match="min_edge"):
+            shop.run(spec={"min_edge": 300, "max_edge": 200})
+        assert n1n_gateway.ledger.calls == []
 
 
 class TestRepair:
