@@ -189,7 +189,9 @@ class ItemResult:
 
 def digest_of(item: Item) -> str:
     """A short digest of what makes an item's image and what belongs to it; not of where the manifest has it."""
-    return sha256(dumped(ITEM.dump_python(replace(item, line=0, take=0, carried={})))).hexdigest()[:16]
+    return sha256(dumped(ITEM.dump_python(replace(item, line=0, take=0, looks_again=False, carried={})))).hexdigest()[
+        :16
+    ]
 
 
 def _compact(outcome: ImageOutcome) -> ImageOutcome:

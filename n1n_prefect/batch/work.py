@@ -214,12 +214,12 @@ class Worker:
             "name": item.id if item.key is None and "{name}" in self.places.destination.key_template else None,
             "key": item.key,
             "spec": terms.spec,
-            "on_invalid": terms.on_invalid,
-            "regenerations": terms.regenerations,
+            "on_invalid": "regenerate" if item.looks_again else terms.on_invalid,
+            "regenerations": terms.takes if item.looks_again else terms.regenerations,
             "if_exists": terms.if_exists,
             "metadata": None,
             "spending": terms.spending,
-            "take": item.take,
+            "take": item.take - item.looks_again,
         }
 
     def broken(self, item: Item, exc: BaseException) -> ItemResult:
