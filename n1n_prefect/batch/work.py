@@ -26,7 +26,7 @@ from n1n_prefect.execution import metered
 from n1n_prefect.images import ImageOutcome, UploadedImage
 from n1n_prefect.outcomes import outcome_of
 from n1n_prefect.policies import DELAYS, RETRIES, Attempt, is_last_attempt
-from n1n_prefect.run_log import Log, logging_to
+from n1n_prefect.run_log import Adapter, Log, logging_to
 from n1n_prefect.staging import originals_at_hand
 from n1n_prefect.to_s3 import to_s3
 
@@ -257,7 +257,7 @@ def _delay(number: int, error: N1nError) -> float:
 _details = logging.getLogger("n1n_prefect.batch")
 
 
-class _ItemLog(logging.LoggerAdapter[logging.Logger]):
+class _ItemLog(Adapter):
     """The log of one item: all to the process's own log, at DEBUG; the first failures of a chunk to the run's."""
 
     def __init__(self, worker: Worker, id: str) -> None:  # noqa: A002 - the field's name
