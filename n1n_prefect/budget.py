@@ -169,6 +169,17 @@ def count_spent(scope: str, usd: float) -> None:
     _run_count(scope, 0).correct(_micro(usd))
 
 
+def left_of(scope: str, ceiling: float) -> float:
+    """What a run may still spend, in US dollars, with all that is reserved taken off.
+
+    Args:
+        scope: The run that is counted in this process.
+        ceiling: US dollars that it may spend.
+    """
+    count = _run_count(scope, ceiling)
+    return (count.ceiling - count.spent.amount) / _MICRO
+
+
 # ── a day, in Redis ──────────────────────────────────────────────────────────
 
 

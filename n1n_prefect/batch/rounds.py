@@ -93,6 +93,10 @@ class Purse:
         usd = self.ceiling if everything else self.usd_per_item * items * 1.2
         return Allowance.take(self.scope, usd, ceiling=self.ceiling)
 
+    def left(self) -> float:
+        """US dollars that no chunk has."""
+        return budget.left_of(self.scope, self.ceiling)
+
 
 @dataclass
 class Rounds:
@@ -181,17 +185,17 @@ class Rounds:
         if report.spent_usd > 0 or report.stopped_by != BudgetExceededError.__name__:
             self._stuck.clear()  # there may be enough again
         if report.stopped_by == BudgetExceededError.__name__ and share is not None:
-            self._ask_for_more(number, report)
+            self._ask_for_more(number, report, share)
         elif report.stopped:
             self.stop(report.stopped, report.stopped_by)
 
-    def _ask_for_more(self, number: int, report: ChunkReport) -> None:
+    def _ask_for_more(self, number: int, report: ChunkReport, share: Allowance) -> None:
         """Carries out a chunk whose share was used up once more, unless all that was left got it nowhere."""
-        is_stuck = number in self._poor and report.spent_usd == 0
-        if is_stuck and not self._under_way:
+        assert self.purse  # noqa: S101 - its share came out of it
+        if report.spent_usd == 0 and not self._under_way and self.purse.left() <= share.usd:
             self._stop_at_ceiling()
             return
-        if is_stuck:
+        if report.spent_usd == 0 and number in self._poor:
             self._stuck.add(number)
         self._poor.add(number)
         self.tally.reopen(report.by_status, report.cost_usd)

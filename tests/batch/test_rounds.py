@@ -149,7 +149,7 @@ class TestCeiling:
     def test_who_gets_nowhere_with_all_that_is_left_ends_it(self):
         crew = Crew(lambda number, _: report(number, stopped_by="BudgetExceededError", stopped="Too dear.", pending=10))
         rounds = carried_out(crew, 3, at_once=1, purse=Purse("rounds-4", 0.01, 0.04))
-        assert crew.begun == [0, 1, 2, 0]
+        assert crew.begun == [0]
         assert rounds.stopped == "The next call would pass max_usd=0.01; raise it to go on."
 
     def test_who_gets_nowhere_waits_for_what_others_give_back(self):
@@ -164,6 +164,18 @@ class TestCeiling:
         assert rounds.stopped == ""
         assert crew.begun[-1] == 1
         assert crew.shares[-1] == pytest.approx(0.4)
+
+    def test_what_two_could_not_do_with_half_of_it_one_can_with_all(self):
+        def does(number: int, share: Allowance) -> ChunkReport:
+            over = {"stopped_by": "BudgetExceededError", "pending": 10}
+            return report(number, spent=0.04) if share.usd >= 0.04 else report(number, **over)
+
+        crew = Crew(does)
+        rounds = carried_out(crew, 2, purse=Purse("rounds-7", 0.05, 0.002))
+        assert crew.shares[:2] == pytest.approx([0.024, 0.024])
+        assert max(crew.shares) == pytest.approx(0.05)
+        assert rounds.tally.sums()[0]["uploaded"] == 10
+        assert rounds.stopped_by == "BudgetExceededError"
 
     def test_nothing_is_begun_with_nothing_left(self):
         purse = Purse("rounds-5", 1.0, 0.04)
