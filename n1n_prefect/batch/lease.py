@@ -183,6 +183,7 @@ class Lease:
 
     def _begun(self) -> None:
         _held.add(self._us.token)
+        self._hear()
         threading.Thread(target=self._keep, name="n1n-lease", daemon=True).start()
 
     def _keep(self) -> None:
@@ -194,10 +195,14 @@ class Lease:
                 if news or now >= renewed + RENEWED_SECONDS:
                     self._renew()
                     renewed, told = now, told or news
-                if self.listens_to and now >= heard + _HEARD_SECONDS:
+                if now >= heard + _HEARD_SECONDS:
                     heard = now
-                    followed = holder_of(self.store, self.listens_to)
-                    self.is_told = followed is not None and followed.ends
+                    self._hear()
+
+    def _hear(self) -> None:
+        if self.listens_to:
+            followed = holder_of(self.store, self.listens_to)
+            self.is_told = followed is not None and followed.ends
 
     def _renew(self) -> None:
         found = holder_of(self.store, self.name)

@@ -20,6 +20,8 @@ import psutil
 from prefect.settings import PREFECT_API_URL
 
 from n1n_prefect import N1nCredentials, S3Location
+from n1n_prefect.batch.chunk import ChunkReport, report_if_any
+from n1n_prefect.batch.lease import Holder, holder_of, of_chunk
 from n1n_prefect.batch.parts import read_part
 from n1n_prefect.batch.results import ItemResult
 from n1n_prefect.batch.store import BatchStore
@@ -154,6 +156,20 @@ class Job:
         """What the parts hold so far."""
         store = BatchStore(self.destination, self.folder_key)
         return [result for number in range(self.rows) for result in read_part(store, number) or ()]
+
+    def reports(self) -> list[ChunkReport]:
+        """What the chunks came to so far."""
+        store = BatchStore(self.destination, self.folder_key)
+        return [report for number in range(self.rows) if (report := report_if_any(store, number))]
+
+    def recorded(self) -> set[str]:
+        """The prompts whose image stands in a part."""
+        return {result.prompt_excerpt for result in self.part_results() if result.outcome.ok}
+
+    def holder(self, chunk: int) -> Holder:
+        """Who carries out a chunk at the moment."""
+        store = BatchStore(self.destination, self.folder_key)
+        return wait_for(lambda: holder_of(store, of_chunk(chunk)), f"somebody who carries out chunk {chunk}")
 
     def stats(self) -> dict[str, Any]:
         return json.loads(self.document("_stats.json"))
