@@ -172,7 +172,8 @@ def _split(
         if result is None or result.asked != digest_of(item):
             result = ItemResult.pending(item)
         if result.outcome.status in terms.redo if terms.redo else _is_left(result):
-            to_do.append(replace(item, take=_next_take(result, terms)))
+            looks_again = result.outcome.status == "invalid"
+            to_do.append(replace(item, take=_next_take(result, terms), looks_again=looks_again))
         else:
             stands[item.id] = replace(result, line=item.line, carried=item.carried)
     return stands, to_do

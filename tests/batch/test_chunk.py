@@ -8,10 +8,9 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from n1n_prefect import BudgetExceededError, InvalidRequestError, S3Location, Spending, Variant, stopping
+from n1n_prefect import BudgetExceededError, DerivedImage, InvalidRequestError, S3Location, Spending, Variant, stopping
 from n1n_prefect.batch import chunk as chunk_module
 from n1n_prefect.batch.chunk import REPORT, is_done, report_if_any, report_name
-from n1n_prefect.batch.results import VariantObject
 from n1n_prefect.budget import Allowance
 from n1n_prefect.images import ImageSpec
 from n1n_prefect.pools import pace_of
@@ -311,6 +310,28 @@ class TestRules:
         assert batch.carry_out().by_status == {"invalid": 1, "uploaded": 1}
         assert batch.results()["animal 0"].outcome.charged == "yes"
 
+    def test_an_invalid_one_is_looked_at_again_before_another_is_paid(self, batch, n1n_gateway):
+        n1n_gateway.faults.add("blank_image", 2, match="animal 0")
+        batch.plan(*ANIMALS[:2])
+        batch.carry_out()
+        batch.terms = replace(batch.terms, redo=("invalid",))
+        batch.carry_out()  # blank again
+        assert calls_of(n1n_gateway)["animal 0"] == 2
+        batch.terms = replace(batch.terms, spec=ImageSpec(reject_blank=False))
+        assert batch.carry_out().by_status == {"uploaded": 2}
+        assert calls_of(n1n_gateway)["animal 0"] == 2
+        assert batch.results()["animal 0"].outcome.estimated_cost_usd == pytest.approx(0.039, rel=0.02)
+
+    def test_and_another_is_drawn_where_it_is_still_invalid(self, batch, n1n_gateway):
+        n1n_gateway.faults.add("blank_image", 1, match="animal 0")
+        batch.plan(*ANIMALS[:2])
+        batch.carry_out()
+        batch.terms = replace(batch.terms, redo=("invalid",))
+        assert batch.carry_out().by_status == {"uploaded": 2}
+        assert calls_of(n1n_gateway)["animal 0"] == 2
+        outcome = batch.results()["animal 0"].outcome
+        assert outcome.estimated_cost_usd == pytest.approx(0.078, rel=0.02), "both were paid"
+
 
 class TestBeside:
     def test_variants_lie_beside_their_image(self, batch_of):
@@ -318,7 +339,7 @@ class TestBeside:
         batch.plan({"id": "a", "prompt": "a fox", "variants": "thumb"}, {"id": "b", "prompt": "b", "variants": "none"})
         batch.carry_out()
         (made,) = batch.results()["a"].variants
-        assert isinstance(made, VariantObject)
+        assert isinstance(made, DerivedImage)
         assert (made.name, made.media_type, max(made.width, made.height)) == ("thumb", "image/webp", 64)
         key = made.key.removeprefix(f"{batch.places.destination.prefix}/")
         assert hashlib.sha256(batch.objects()[key]).hexdigest() == made.sha256

@@ -18,12 +18,14 @@ from prefect.client.schemas.filters import (
     TaskRunFilterFlowRunId,
 )
 from prefect.events.filters import EventFilter, EventNameFilter, EventRelatedFilter, EventResourceFilter
+from prefect.exceptions import ParameterTypeError
 from prefect.states import State
 
-from n1n_prefect import BudgetExceededError, InvalidRequestError, N1nCredentials, N1nError, S3Location
+from n1n_prefect import BudgetExceededError, InvalidRequestError, N1nCredentials, N1nError, S3Location, UploadError
 from n1n_prefect.batch import BatchReport, batch_to_s3
 from n1n_prefect.batch.flow import named_after
 from n1n_prefect.batch.store import BatchStore
+from tests.image_files import encoded, photo
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api", "impatient")]
 
@@ -146,6 +148,15 @@ class TestWhole:
         assert table.column("shelf").to_pylist() == ["0", "1", "2"]
 
 
+class TestInputs:
+    def test_in_s3_are_read_as_the_destination_is_written(self, shop):
+        shop.destination.get_client().put_object(
+            Bucket=shop.destination.bucket, Key="in/fox.png", Body=encoded(photo(), "PNG")
+        )
+        shop.write({"id": "fox", "prompt": "Make it winter", "images": f"s3://{shop.destination.bucket}/in/fox.png"})
+        assert shop.run().by_status == {"uploaded": 1}
+
+
 class TestEvents:
     def test_tell_of_chunks_and_tables_and_of_no_single_image(self, shop, n1n_gateway):
         n1n_gateway.faults.add("safety", match="animal 1")
@@ -213,6 +224,22 @@ class TestBadRows:
         assert (report.items, report.bad_rows, report.by_status) == (1, 1, {"uploaded": 1})
 
 
+class TestRules:
+    def test_hold_for_every_image(self, shop, n1n_gateway):
+        shop.animals(2)
+        with pytest.raises(N1nError, match="No image arrived"):
+            shop.run(spec={"min_edge": 3000})
+        assert {row["status"] for row in shop.rows()} == {"invalid"}
+        assert shop.run(spec={"min_edge": 300}, only_failed=True).by_status == {"uploaded": 2}
+        assert len(n1n_gateway.ledger.calls) == 2, "what was paid is looked at again before another is"
+
+    def test_that_nothing_can_keep_are_refused_at_once(self, shop, n1n_gateway):
+        shop.animals(2)
+        with pytest.raises((InvalidRequestError, ParameterTypeError), match="min_edge"):
+            shop.run(spec={"min_edge": 300, "max_edge": 200})
+        assert n1n_gateway.ledger.calls == []
+
+
 class TestRepair:
     def test_only_failed_asks_anew_for_what_was_refused_and_leaves_the_rest(self, shop, n1n_gateway):
         n1n_gateway.faults.add("safety", 1, match="animal 2")
@@ -267,6 +294,14 @@ class TestEnds:
         with pytest.raises(N1nError, match="No image arrived"):
             shop.run()
 
+    def test_a_bucket_that_is_not_there_has_cost_nothing(self, shop, n1n_gateway):
+        shop.animals(2)
+        shop.destination = shop.destination.model_copy(update={"bucket": "no-such-bucket"})
+        with pytest.raises(UploadError, match=r"there is no bucket 'no-such-bucket'.* Not charged\.$") as caught:
+            shop.run()
+        assert caught.value.charged == "no"
+        assert n1n_gateway.ledger.calls == []
+
     def test_another_batch_s_folder_is_refused(self, shop, n1n_gateway):
         shop.animals(2)
         shop.run(prefix="autumn")
@@ -282,8 +317,14 @@ class TestEnds:
         ("s3://bucket/in/Week 46 (final).parquet", "Week-46-final"),
         ("a/b/prompts.jsonl.gz", "prompts"),
         ("Füchse.csv", "F-chse"),
-        ("日本.csv", "batch"),
     ],
 )
 def test_a_batch_without_a_name_has_that_of_its_manifest(manifest, name):
     assert named_after(manifest) == name
+
+
+def test_a_manifest_whose_name_cannot_be_a_batch_s_asks_for_one():
+    with pytest.raises(
+        InvalidRequestError, match=r"No batch can be called '日本' after its manifest; name it by batch_"
+    ):
+        named_after("日本.csv")
