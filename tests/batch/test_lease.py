@@ -90,6 +90,15 @@ class TestHeld:
 
 
 class TestTakenOver:
+    def test_from_one_who_failed_and_said_so(self, store):
+        with pytest.raises(KeyError), held(Lease(store, NAME, leaves_trace=True), WHAT, waits=False):
+            raise KeyError
+        assert holder_of(store, NAME).has_failed
+        with held(Lease(store, NAME), WHAT, waits=False) as ours:
+            assert ours.follows_lost
+        with held(Lease(store, NAME), WHAT, waits=False) as ours:
+            assert not ours.follows_lost
+
     def test_from_one_who_is_stale(self, store, monkeypatch):
         write(store, STRANGER)
         monkeypatch.setattr(lease, "STALE_SECONDS", 0.0)
