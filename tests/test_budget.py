@@ -158,6 +158,13 @@ class TestAllowance:
         with pytest.raises(errors.BudgetExceededError, match=r"\$1\.0000 spent"):
             reserve(scope, 0.01, run_ceiling(1))
 
+    def test_a_chunk_s_lost_attempt_is_counted_when_it_is_found(self, scope):
+        with Allowance.take(scope, 0.6, ceiling=1.0).counted() as chunk:
+            chunk.add(0.5)
+            with pytest.raises(errors.BudgetExceededError):
+                reserve(scope, 0.2, run_ceiling(1))
+        assert chunk.spent_usd == 0.5
+
     def test_the_last_chunk_gets_what_is_left_and_the_one_after_it_nothing(self, scope):
         assert [Allowance.take(scope, 0.4, ceiling=1).usd for _ in range(3)] == [0.4, 0.4, 0.2]
         with pytest.raises(errors.BudgetExceededError, match=r"\$1\.0000 spent"):

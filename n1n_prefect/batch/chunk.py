@@ -7,9 +7,10 @@ for a reply costs little. They are daemons, so that a process which must end doe
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from contextvars import copy_context
+from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 
 from prefect import task
@@ -122,7 +123,7 @@ def carry_out_chunk(
         UploadError: The plan cannot be read, or what came of the items cannot be kept.
     """
     places = Places.of(terms, credentials=credentials, destination=destination, source=source)
-    lease = Lease(places.store, of_chunk(number), listens_to=BATCH)
+    lease = Lease(places.store, of_chunk(number), listens_to=BATCH, leaves_trace=True)
     with held(lease, f"chunk {number:05} of batch {terms.batch_id!r}", waits=True):
         return _under_lease(number, digest, places, terms, allowance, lease)
 
@@ -132,13 +133,15 @@ def _under_lease(
 ) -> ChunkReport:
     began = time.monotonic()
     items = read_chunk(places.store, number, digest)
-    stands, to_do = _split(items, read_part(places.store, number) or (), terms)
+    earlier = read_part(places.store, number) or ()
+    stands, to_do = _split(items, earlier, terms)
     for result in stands.values():
         tally_of(terms.batch_id).add(number, result, is_fresh=False)
     most = max(20, 2 * places.credentials.max_in_flight)
     worker = Worker(terms, places, get_logger(), Stops(most_in_a_row=most, ended=lambda: lease.reason))
     with scoped(f"batch:{terms.batch_id}"), allowance.counted() if allowance else nullcontext() as counted:
-        results = stands | _carried_out(number, to_do, worker, counted)
+        lost = _Lost(counted, {*_paid(earlier)}) if counted and lease.follows_lost else None
+        results = stands | _carried_out(number, to_do, worker, lost)
     if lease.is_lost:
         raise N1nError(f"{lease.reason} What came of chunk {number:05} here is in the journal.")
     ordered = [results[item.id] for item in items]
@@ -200,12 +203,11 @@ def is_done(report: ChunkReport, terms: Terms) -> bool:
 # ── carrying them out ────────────────────────────────────────────────────────
 
 
-def _carried_out(number: int, items: list[Item], worker: Worker, counted: Chunk | None) -> dict[str, ItemResult]:
+def _carried_out(number: int, items: list[Item], worker: Worker, lost: "_Lost | None") -> dict[str, ItemResult]:
     """The results by id; those of items that have not ended when the process must are pending."""
     waiting, results = deque(items), dict[str, ItemResult]()
     tally = tally_of(worker.terms.batch_id)
     ended = threading.Semaphore(0)
-    seen: set[str] = set()
 
     def work() -> None:
         while True:
@@ -215,8 +217,8 @@ def _carried_out(number: int, items: list[Item], worker: Worker, counted: Chunk 
                 return
             try:
                 results[item.id] = worker.result_of(item)
-                if counted is not None:
-                    _count(results[item.id], counted, seen)
+                if lost is not None:
+                    lost.count(results[item.id])
                 tally.add(number, results[item.id])
             except BaseException as exc:  # noqa: BLE001 - a defect of ours must not leave the chunk waiting
                 results[item.id] = worker.broken(item, exc)
@@ -233,14 +235,26 @@ def _carried_out(number: int, items: list[Item], worker: Worker, counted: Chunk 
     return results
 
 
-def _count(result: ItemResult, counted: Chunk, seen: set[str]) -> None:
-    """Counts an image that was found in the journal: paid by an attempt at this chunk that left no report."""
-    image = result.outcome.image
-    if image is None or image.request_key in seen:
-        return
-    seen.add(image.request_key)
-    if image.reused:
-        counted.add(image.estimated_cost_usd or 0.0)
+@plain_dataclass
+class _Lost:
+    """Counts what an attempt at the chunk has paid for that was killed, or failed, before it could tell."""
+
+    counted: Chunk
+    known: set[str]
+    """The request keys of images that are counted already."""
+
+    def count(self, result: ItemResult) -> None:
+        """Counts an image that was found in the journal."""
+        image = result.outcome.image
+        if image is None or image.request_key in self.known:
+            return
+        self.known.add(image.request_key)
+        if image.reused:
+            self.counted.add(image.estimated_cost_usd or 0.0)
+
+
+def _paid(results: Iterable[ItemResult]) -> Iterator[str]:
+    return (result.outcome.image.request_key for result in results if result.outcome.image)
 
 
 _CUT_OFF = "The process had to end while this was under way; whether it was paid is in the journal."

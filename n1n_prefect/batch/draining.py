@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+
 from n1n_prefect import stopping
 
 
@@ -15,7 +18,9 @@ def draining(grace_seconds: float) -> Generator[None]:
     """Within, SIGTERM asks this process to end: nothing new is begun, and what is under way may end first.
 
     Prefect's own handler, which ends the run at once, gets the signal when the block has ended, or with a second
-    SIGTERM. Signals belong to the main thread: elsewhere nothing changes.
+    SIGTERM. Not where the run was cancelled: the flow says so itself, see `is_cancelled`, since Prefect takes for
+    crashed what ends by a signal that another handler saw first. Signals belong to the main thread: elsewhere
+    nothing changes.
 
     Args:
         grace_seconds: How long what is under way may take, in seconds; less than whoever sends SIGTERM waits before
@@ -41,6 +46,19 @@ def draining(grace_seconds: float) -> Generator[None]:
     finally:
         is_ours = signal.getsignal(signal.SIGTERM) is asked
         signal.signal(signal.SIGTERM, before)
-        if stopping.is_asked() and is_ours:
+        if stopping.is_asked() and is_ours and not is_cancelled():
             signal.raise_signal(signal.SIGTERM)
             stopping.forget()  # whoever was asked before us lets the process go on
+
+
+def is_cancelled() -> bool:
+    """Whether the flow run that runs now was cancelled; False where the Prefect API does not tell."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return False
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(context.flow_run.id).state
+    except Exception:  # noqa: BLE001 - the process ends in any case
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())

@@ -10,13 +10,13 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
 from n1n_prefect import stopping
 from n1n_prefect.batch.chunk import ChunkReport, report_if_any, report_name
+from n1n_prefect.batch.draining import is_cancelled
 from n1n_prefect.batch.lease import STALE_SECONDS, of_chunk
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.terms import TERMS, Terms
@@ -225,7 +225,8 @@ class ChunkRuns:
                 client.set_flow_run_state(run.id, run.state, force=True)
         if stopping.is_asked() and not self._has_passed_on:
             self._has_passed_on = True
-            self._pass_on(client)
+            if is_cancelled():
+                self._pass_on(client)
         self._tell_if_nobody_works()
         self._under_way = [run for run in self._under_way if run.state is None or not run.state.is_final()]
 
@@ -235,10 +236,6 @@ class ChunkRuns:
 
     def _pass_on(self, client: SyncPrefectClient) -> None:
         """Cancels the chunks of a run that was cancelled; one that has to end for another reason lets them go on."""
-        context = FlowRunContext.get()
-        ours = client.read_flow_run(context.flow_run.id).state if context and context.flow_run else None
-        if ours is None or ours.type.value not in ("CANCELLING", "CANCELLED"):
-            return
         for run in self._under_way:
             if run.id and run.state and not run.state.is_final():
                 client.set_flow_run_state(run.id, Cancelling(message="The batch was cancelled."))

@@ -13,13 +13,13 @@ from uuid import uuid4
 
 from prefect import flow
 from prefect.context import FlowRunContext
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from n1n_prefect import stopping
 from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, report_if_any
-from n1n_prefect.batch.draining import draining
+from n1n_prefect.batch.draining import draining, is_cancelled
 from n1n_prefect.batch.elsewhere import ChunkRuns, deployment_of
 from n1n_prefect.batch.lease import BATCH, Lease, held
 from n1n_prefect.batch.ownership import checked_batch_id, claim
@@ -186,7 +186,7 @@ def batch_chunk(
     source: S3Location | None = None,
     allowance: Allowance | None = None,
     grace_seconds: Annotated[float, Field(ge=0)] = 20,
-) -> ChunkReport:
+) -> Any:
     """Carry out one chunk of a batch on this worker; started by batch-to-s3, not by hand.
 
     Args:
@@ -200,7 +200,7 @@ def batch_chunk(
         grace_seconds: How long images under way may take when the process is told to end.
     """
     with draining(grace_seconds):
-        return carry_out_chunk(
+        report = carry_out_chunk(
             number,
             digest,
             terms=terms,
@@ -209,6 +209,7 @@ def batch_chunk(
             source=source,
             allowance=allowance,
         )
+        return Cancelled(message=report.stopped) if stopping.is_asked() and is_cancelled() else report
 
 
 # ── its parts ────────────────────────────────────────────────────────────────
@@ -336,6 +337,6 @@ def _reported(store: BatchStore, plan: Plan, rounds: Rounds, lease: Lease) -> An
     why = lease.reason or ("The process was told to end." if stopping.is_asked() else "")
     if why:  # there may be no time for the tables, or they are another's to write
         message = f"{why} To go on without paying again, run batch {plan.batch_id!r} once more."
-        return Failed(message=message, data=N1nError(message))
+        return Cancelled(message=message) if is_cancelled() else Failed(message=message, data=N1nError(message))
     report, words = write_report(store, plan, rounds)
     return final_state(report, rounds, words)

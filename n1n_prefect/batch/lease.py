@@ -68,12 +68,17 @@ class Holder:
     ends: bool = False
     """Whether it was told to end, and those who work for it should."""
 
+    has_failed: bool = False
+    """Whether it ended by an error, and left this to say so."""
+
     def __str__(self) -> str:
         return f"flow run {self.run!r} on {self.worker}" if self.run else self.worker
 
     @property
     def is_gone(self) -> bool:
         """Whether it is known to have ended without giving the lease back."""
+        if self.has_failed:
+            return True
         if not self.place or self.place != _place():
             return False
         if self.process == os.getpid():
@@ -135,12 +140,17 @@ class Lease:
         name: The document's name in it.
         tells_end: Whether those who listen are told when this process is to end.
         listens_to: The name of a lease whose holder tells when to end.
+        leaves_trace: Whether the next holder is to know of an error that ended this one.
     """
 
     store: BatchStore
     name: str
     tells_end: bool = False
     listens_to: str = ""
+    leaves_trace: bool = False
+    follows_lost: bool = False
+    """Whether an earlier holder was killed or failed, so that nobody knows all that it did."""
+
     is_lost: bool = False
     """Whether another holder took it over, which goes on in our place."""
 
@@ -169,20 +179,26 @@ class Lease:
             return found
         self._write()
         time.sleep(_SETTLED_SECONDS)
+        self.follows_lost = True
         found = holder_of(self.store, self.name)
         return self._begun() if found is not None and found.token == self._us.token else found
 
-    def give_back(self) -> None:
+    def give_back(self, *, has_failed: bool = False) -> None:
         """Lets another have it; it becomes stale where that fails."""
         self._over.set()
         _held.discard(self._us.token)
         with suppress(UploadError):
             found = holder_of(self.store, self.name)
-            if found is not None and found.token == self._us.token:
+            if found is None or found.token != self._us.token:
+                return
+            if has_failed and self.leaves_trace:
+                self.store.write(self.name, _HOLDER.dump_json(replace(found, has_failed=True)))
+            else:
                 self.store.delete(self.name)
 
     def _begun(self) -> None:
         _held.add(self._us.token)
+        self._hear()
         threading.Thread(target=self._keep, name="n1n-lease", daemon=True).start()
 
     def _keep(self) -> None:
@@ -194,10 +210,14 @@ class Lease:
                 if news or now >= renewed + RENEWED_SECONDS:
                     self._renew()
                     renewed, told = now, told or news
-                if self.listens_to and now >= heard + _HEARD_SECONDS:
+                if now >= heard + _HEARD_SECONDS:
                     heard = now
-                    followed = holder_of(self.store, self.listens_to)
-                    self.is_told = followed is not None and followed.ends
+                    self._hear()
+
+    def _hear(self) -> None:
+        if self.listens_to:
+            followed = holder_of(self.store, self.listens_to)
+            self.is_told = followed is not None and followed.ends
 
     def _renew(self) -> None:
         found = holder_of(self.store, self.name)
@@ -257,5 +277,7 @@ def held(lease: Lease, what: str, *, waits: bool) -> Generator[Lease]:
         holder = lease.take()
     try:
         yield lease
-    finally:
-        lease.give_back()
+    except BaseException:
+        lease.give_back(has_failed=True)
+        raise
+    lease.give_back()

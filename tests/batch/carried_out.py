@@ -18,8 +18,11 @@ from typing import Any
 
 import psutil
 from prefect.settings import PREFECT_API_URL
+from pydantic import SecretStr
 
 from n1n_prefect import N1nCredentials, S3Location
+from n1n_prefect.batch.chunk import ChunkReport, report_if_any
+from n1n_prefect.batch.lease import Holder, holder_of, of_chunk
 from n1n_prefect.batch.parts import read_part
 from n1n_prefect.batch.results import ItemResult
 from n1n_prefect.batch.store import BatchStore
@@ -85,12 +88,20 @@ class Job:
     """Fields of the credentials."""
     runner: dict[str, Any] = field(default_factory=dict)
     """Arguments of a DaskTaskRunner; threads if empty."""
+    server: dict[str, str] = field(default_factory=dict)
+    """The environment of a process that talks to a Prefect server of one's own; the harness's if empty."""
+    saved_as: str = ""
+    """The name under which the blocks are saved; they are not if empty."""
     batch_id: str = "week-46"
     processes: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         lines = [f"fox-{row},A red fox number {row}\n" for row in range(self.rows)]
         (self.folder / f"{self.batch_id}.csv").write_text("id,prompt\n" + "".join(lines), "utf-8")
+
+    @property
+    def credentials(self) -> N1nCredentials:
+        return N1nCredentials(api_key=SecretStr(self.gateway.api_key), base_url=self.gateway.base_url, **self.key)
 
     @property
     def storage(self) -> Path:
@@ -102,9 +113,8 @@ class Job:
         file, log = self.folder / f"job-{number}.json", self.folder / f"job-{number}.log"
         file.write_text(json.dumps(self._described(options)), "utf-8")
         env = {
-            **os.environ,
-            "PREFECT_API_URL": PREFECT_API_URL.value() or "",
-            "PREFECT_LOCAL_STORAGE_PATH": str(self.storage),
+            **(self.server or {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}),
+            **({} if self.server else {"PREFECT_LOCAL_STORAGE_PATH": str(self.storage)}),
             "PREFECT_INTEGRATIONS_N1N_UNKNOWN_RETRIES": "9",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
@@ -118,7 +128,10 @@ class Job:
     def _described(self, options: dict[str, Any]) -> dict[str, Any]:
         where = self.destination
         return {
-            "credentials": {"api_key": self.gateway.api_key, "base_url": self.gateway.base_url, **self.key},
+            "credentials": {
+                **self.credentials.model_dump(mode="json", include={"base_url", "max_in_flight", "concurrency_limit"}),
+                "api_key": self.gateway.api_key,
+            },
             "destination": {
                 "bucket": where.bucket,
                 "prefix": where.prefix,
@@ -129,6 +142,7 @@ class Job:
             },
             "options": {"manifest": f"{self.batch_id}.csv", **self.options, **options},
             "runner": self.runner,
+            "saved_as": self.saved_as,
         }
 
     def end(self) -> None:
@@ -143,17 +157,33 @@ class Job:
     def folder_key(self) -> str:
         return f"{self.destination.prefix}/{self.batch_id}"
 
+    @property
+    def store(self) -> BatchStore:
+        return BatchStore(self.destination, self.folder_key)
+
     def document(self, name: str) -> bytes:
-        client = self.destination.get_client()
-        return client.get_object(Bucket=self.destination.bucket, Key=f"{self.folder_key}/{name}")["Body"].read()
+        data = self.store.read(name)
+        assert data is not None, f"there is no {name}"
+        return data
 
     def results(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.document("results.jsonl").splitlines()]
 
     def part_results(self) -> list[ItemResult]:
         """What the parts hold so far."""
-        store = BatchStore(self.destination, self.folder_key)
-        return [result for number in range(self.rows) for result in read_part(store, number) or ()]
+        return [result for number in range(self.rows) for result in read_part(self.store, number) or ()]
+
+    def reports(self) -> list[ChunkReport]:
+        """What the chunks came to so far."""
+        return [report for number in range(self.rows) if (report := report_if_any(self.store, number))]
+
+    def recorded(self) -> set[str]:
+        """The prompts whose image stands in a part."""
+        return {result.prompt_excerpt for result in self.part_results() if result.outcome.ok}
+
+    def holder(self, chunk: int) -> Holder:
+        """Who carries out a chunk at the moment."""
+        return wait_for(lambda: holder_of(self.store, of_chunk(chunk)), f"somebody who carries out chunk {chunk}")
 
     def stats(self) -> dict[str, Any]:
         return json.loads(self.document("_stats.json"))
@@ -170,6 +200,11 @@ class Job:
     def billed(self) -> "Counter[str]":
         """How often each prompt was charged."""
         return Counter(call.prompt_excerpt for call in self.gateway.ledger.billed)
+
+    def called(self, rows: range) -> None:
+        """Waits until one of some rows was answered, so that another is under way."""
+        prompts = {f"A red fox number {row}" for row in rows}
+        wait_for(lambda: prompts & {*self.billed()}, f"a call for one of rows {rows}")
 
     def calls(self, number: int) -> None:
         """Waits until the gateway has ended so many calls."""
@@ -200,11 +235,11 @@ def main(file: str) -> None:
         from prefect_dask import DaskTaskRunner
 
         flow = batch_to_s3.with_options(task_runner=DaskTaskRunner(**job["runner"]))
-    report = flow(
-        credentials=N1nCredentials(**job["credentials"]),
-        destination=S3Location(**job["destination"]),
-        **job["options"],
-    )
+    credentials, destination = N1nCredentials(**job["credentials"]), S3Location(**job["destination"])
+    if job["saved_as"]:
+        credentials.save(job["saved_as"], overwrite=True)
+        destination.save(job["saved_as"], overwrite=True)
+    report = flow(credentials=credentials, destination=destination, **job["options"])
     print(report)
 
 

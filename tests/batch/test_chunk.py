@@ -11,6 +11,8 @@ import pytest
 from n1n_prefect import BudgetExceededError, DerivedImage, InvalidRequestError, S3Location, Spending, Variant, stopping
 from n1n_prefect.batch import chunk as chunk_module
 from n1n_prefect.batch.chunk import REPORT, is_done, report_if_any, report_name
+from n1n_prefect.batch.lease import of_chunk
+from n1n_prefect.batch.parts import part_name
 from n1n_prefect.budget import Allowance
 from n1n_prefect.images import ImageSpec
 from n1n_prefect.pools import pace_of
@@ -294,6 +296,29 @@ class TestCeiling:
         report = batch.carry_out(allowance=Allowance.take("test-3", 1.0, ceiling=1.0))
         assert report.by_status == {"uploaded": 6}
         assert len(n1n_gateway.ledger.calls) == 6
+
+    def test_what_an_attempt_paid_that_was_killed_is_counted_when_it_is_found(
+        self, batch_of, n1n_credentials, n1n_gateway
+    ):
+        batch = batch_of(
+            n1n_credentials.model_copy(update={"max_in_flight": 1}), spending=Spending(max_usd_per_run=1.0)
+        )
+        batch.plan(*ANIMALS)
+        batch.carry_out(allowance=Allowance.take("test-4", 0.1, ceiling=0.1))
+        store = batch.places.store
+        store.delete(part_name(0))
+        store.write(of_chunk(0), b"left behind")
+        report = batch.carry_out(allowance=Allowance.take("test-5", 0.2, ceiling=0.2))
+        assert report.by_status == {"uploaded": 3, "already_there": 2, "over_budget": 1}
+        assert report.spent_usd == pytest.approx(n1n_gateway.ledger.usd, rel=0.01)
+
+    def test_what_is_known_is_not_counted_again(self, batch_of, n1n_credentials):
+        batch = batch_of(spending=Spending(max_usd_per_run=1.0))
+        batch.plan(*ANIMALS)
+        batch.carry_out(allowance=Allowance.take("test-6", 0.5, ceiling=0.5))
+        batch.places.store.write(of_chunk(0), b"left behind")
+        report = batch.carry_out(allowance=Allowance.take("test-7", 0.5, ceiling=0.5))
+        assert report.spent_usd == 0
 
 
 class TestRules:
