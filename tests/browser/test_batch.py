@@ -69,6 +69,7 @@ def test_the_run_says_how_it_ended(window: Window, run: str) -> None:
 
 
 def test_its_page_has_numbers_reasons_and_pictures(window: Window, run: str) -> None:
+    window.page.set_viewport_size({"width": 1400, "height": 2200})
     window.open(f"/runs/flow-run/{run}")
     window.tab("Artifacts")
     window.page.get_by_text("batch-week-46", exact=True).locator("visible=true").last.click()
@@ -76,5 +77,4 @@ def test_its_page_has_numbers_reasons_and_pictures(window: Window, run: str) -> 
     for text in ("Batch week-46", re.compile(r"The model refused \(IMAGE_PROHIBITED_CONTENT\)"), "Some of its images"):
         window.expect_text(text)
     window.expect_pictures(window.page.locator("table").last, 3)
-    window.page.set_viewport_size({"width": 1400, "height": 1900})
     window.shoot("batch-page")
