@@ -32,7 +32,7 @@ class TestEveryFlow:
         assert "enum" in fields["model"]
         # A field that may be None becomes a tab for each type in the UI; nobody need touch the two of a batch.
         tabs = {name for name, field in fields.items() if {"type": "null"} in field.get("anyOf", [])}
-        assert tabs == ({"source", "max_usd"} if path.stem == "batch_to_s3" else set())
+        assert tabs == ({"source", "max_usd", "spec"} if path.stem == "batch_to_s3" else set())
 
     def test_its_help_says_how(self, path):
         said = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True).stdout
