@@ -11,7 +11,7 @@ COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY n1n_prefect n1n_prefect
 COPY flows flows
 # aws: S3Bucket as result storage. redis: locks and daily ceilings that several pods share.
-RUN /opt/venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[aws,redis]"
+RUN /opt/venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[aws,redis,parquet]"
 
 FROM python:${PYTHON}-slim
 RUN useradd --uid 10001 --create-home n1n

@@ -8,6 +8,7 @@ import argparse
 from typing import Any
 
 from approve_then_publish import approve_then_publish
+from batch_to_s3 import batch_to_s3
 from edit_to_s3 import edit_to_s3
 from generate_to_s3 import generate_to_s3
 from prefect import serve
@@ -50,6 +51,12 @@ def serve_all(blocks: dict[str, Any], limit: int) -> None:
         ],
         **common,
     )
+    batch = batch_to_s3.to_deployment(  # pyright: ignore[reportFunctionMemberAccess]
+        "served",
+        description="Draws or edits an image for each row of a manifest, and writes a table of what came of each.",
+        parameters=blocks,
+        **common,
+    )
     approve = approve_then_publish.to_deployment(  # pyright: ignore[reportFunctionMemberAccess]
         "served",
         description="Draws several images for one prompt, and publishes those that a person approves.",
@@ -57,7 +64,7 @@ def serve_all(blocks: dict[str, Any], limit: int) -> None:
         # No concurrency limit: Prefect takes its slot from a run that waits, and then ends the process.
         tags=common["tags"],
     )
-    serve(generate, edit, approve, limit=limit)
+    serve(generate, edit, batch, approve, limit=limit)
 
 
 if __name__ == "__main__":

@@ -89,9 +89,10 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         destination: The S3 Image Location block where images and results go.
         source: The S3 Image Location block through which an s3:// manifest and s3:// input images are read; the
             destination if not given.
-        batch_id: The batch's name; that of the manifest's file if empty. The same name again goes on with the batch.
+        batch_id: The batch's name, of letters, digits, dots, hyphens and underscores; that of the manifest's file if
+            empty. The same name again goes on with the batch.
         prefix: The folder of images and results below the destination's own prefix; the batch id if empty.
-        dry_run: Check every row and estimate dollars and hours, and make no call.
+        dry_run: Check every row and estimate dollars and hours, and make no call. Begin with this.
         only_failed: Carry out what failed in an earlier run, and nothing else. Refused, invalid and missing images are
             asked for anew, which is paid again. What failed at no cost is tried again by every run.
         only_statuses: With only_failed, those of these statuses alone.
@@ -105,9 +106,9 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         spec: What must be true of every image, such as {"min_edge": 1000, "media_types": ["image/png"]}; what its row
             asked for, if not given.
         on_invalid: Whether an image that breaks a rule is drawn again, and paid again.
-        regenerations: How often, at most.
-        if_exists: What to do about another object under an image's key.
-        max_usd: A ceiling in US dollars for all runs of this batch together.
+        regenerations: With regenerate, how often at most.
+        if_exists: What to do about another object under an image's key: fail the item, keep that object, or replace it.
+        max_usd: A ceiling in US dollars for all runs of this batch together; none, unless you give one.
         chunk_size: Rows in one task run; more rows mean less work for Prefect's server.
         deployment: The deployment of batch-chunk, as flow-name/deployment-name, whose workers carry out the chunks; in
             this process, or on the flow's task runner, if empty.

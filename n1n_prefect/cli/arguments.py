@@ -1,8 +1,10 @@
 """What an argument may be; argparse shows what is raised here beside the argument's name."""
 
 import argparse
+import json
 import re
 from pathlib import Path
+from typing import Any, cast
 
 from n1n_prefect.addresses import checked_api_key
 
@@ -136,6 +138,17 @@ def entrypoint(text: str) -> str:
     if not path or not colon or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r} names no flow; give path/to/file.py:flow_function")
     return text
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """An object of JSON."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no object of JSON; write one such as {{"min_edge": 1000}}')
+    return cast("dict[str, Any]", value)
 
 
 def whole_number(text: str, most: int, what: str) -> int:

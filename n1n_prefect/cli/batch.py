@@ -55,6 +55,9 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant", action="append", default=[], dest="variants", help='such as "thumb=crop 256x256 webp 80"'
     )
+    parser.add_argument(
+        "--spec", type=arguments.json_object, metavar="JSON", help='rules for every image, such as {"min_edge": 1000}'
+    )
     parser.add_argument("--regenerate", type=int, metavar="N", help="draw a wrong image again, up to N times, and pay")
     parser.add_argument("--if-exists", default="fail", choices=("fail", "keep", "replace"), help="(default: fail)")
     parser.add_argument("--max-usd", type=float, help="a ceiling for all runs of the batch together")
@@ -87,7 +90,7 @@ def _location(block: str) -> "S3Location":
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     same = (
         "batch_id", "prefix", "dry_run", "only_failed", "only_statuses", "model", "aspect_ratio", "image_size",
-        "variants", "if_exists", "max_usd", "chunk_size", "deployment", "sidecars",
+        "variants", "spec", "if_exists", "max_usd", "chunk_size", "deployment", "sidecars",
     )  # fmt: skip
     again = {} if args.regenerate is None else {"on_invalid": "regenerate", "regenerations": args.regenerate}
     return {

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow, serve
 
 _FLOWS = Path(__file__).parents[2] / "flows"
-_NAMES = ["generate_to_s3", "approve_then_publish"]
+_NAMES = ["generate_to_s3", "approve_then_publish", "batch_to_s3"]
 
 
 def _deployment(name: str):

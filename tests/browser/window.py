@@ -41,6 +41,10 @@ class Window:
         self.unfold(title)
         self.option(option).click()
 
+    def tick(self, title: str) -> None:
+        """Switches a field on that is off."""
+        self.field(title).get_by_role("switch").or_(self.field(title).get_by_role("checkbox")).first.click()
+
     def unfold(self, title: str) -> None:
         """Opens the list of a field's options."""
         field = self.field(title)

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.prefect
 
 GENERATE, EDIT = "generate-to-s3/generate-to-s3", "edit-to-s3/edit-to-s3"
 APPROVE = "approve-then-publish/approve-then-publish"
+BATCH, CHUNK = "batch-to-s3/batch-to-s3", "batch-chunk/batch-chunk"
 
 
 BY_VALUE = f"""
@@ -43,7 +44,7 @@ def delivered(workspace):
 
 class TestDeployed:
     def test_blocks_are_references(self, workspace):
-        for name, place in ((GENERATE, "destination"), (EDIT, "destination"), (APPROVE, "published")):
+        for name, place in (*((name, "destination") for name in (GENERATE, EDIT, BATCH)), (APPROVE, "published")):
             parameters = workspace.deployment(name)["parameters"]
             for block in ("credentials", place):
                 assert parameters[block].keys() == {"$ref"}
@@ -53,9 +54,11 @@ class TestDeployed:
         assert [schedule["active"] for schedule in workspace.deployment(GENERATE)["schedules"]] == [False]
 
     def test_the_form_has_a_sentence_for_each_field(self, workspace):
-        for name in (GENERATE, EDIT, APPROVE):
+        for name in (GENERATE, EDIT, APPROVE, BATCH, CHUNK):
             fields = workspace.deployment(name)["parameter_openapi_schema"]["properties"]
             assert [field for field, schema in fields.items() if not schema.get("description")] == []
+        for name in (GENERATE, EDIT, APPROVE):
+            fields = workspace.deployment(name)["parameter_openapi_schema"]["properties"]
             assert [field for field, schema in fields.items() if "anyOf" in schema] == []  # shown as tabs
 
     def test_runs_wait_for_each_other(self, workspace):
@@ -82,12 +85,26 @@ class TestDeployed:
         assert "n1n-prefect setup --credentials" in said
 
 
+class TestBatch:
+    def test_its_chunks_are_runs_of_another_deployment_and_nothing_is_paid_twice(self, workspace):
+        rows = "".join(f"animal-{number},Draw animal {number}\n" for number in range(9))
+        workspace.s3.put_object(Bucket=workspace.bucket, Key="tables/animals.csv", Body=f"id,prompt\n{rows}".encode())
+        given = {"manifest": f"s3://{workspace.bucket}/tables/animals.csv", "chunk_size": 5, "deployment": CHUNK}
+        state = workspace.ended(workspace.start(BATCH, **given))
+        assert (state["name"], state["message"][:20]) == ("Completed", "9 items: 9 uploaded ")
+        assert {run["name"] for run in workspace.runs(CHUNK)} == {"animals 00000", "animals 00001"}
+        workspace.ended(workspace.start(BATCH, **given))
+        assert sorted(billed(workspace).values()) == [1] * 9
+        images = {key for key in workspace.objects("finished/animals/") if key.endswith(".png")}
+        assert len(images) == 9
+
+
 class TestKubernetes:
     def test_deployed_without_a_secret_in_job_variables(self, workspace):
         workspace.server.run("prefect", "work-pool", "create", "n1n-kubernetes", "--type", "kubernetes", "--overwrite")
         file = ("--prefect-file", "prefect.kubernetes.yaml")
         workspace.deploy(*file, N1N_IMAGE="registry.example.com/n1n-prefect:1")
-        for flow in ("generate-to-s3", "edit-to-s3", "approve-then-publish"):
+        for flow in ("generate-to-s3", "edit-to-s3", "batch-to-s3", "approve-then-publish"):
             deployment = workspace.deployment(f"{flow}/{flow}-kubernetes")
             variables = deployment["job_variables"]
             assert variables["image"] == "registry.example.com/n1n-prefect:1"
