@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.benchmarks import importing, parsing, pipeline, protection, sheet
+from tests.benchmarks import batch, importing, parsing, pipeline, protection, servers, sheet
 from tests.benchmarks.measuring import Line
 
 _OUTPUT = Path("benchmark-output")
@@ -62,6 +62,11 @@ def _memory(options: argparse.Namespace) -> Iterator[Line]:
         yield from pipeline.memory_lines(where)
 
 
+def _batch(options: argparse.Namespace) -> Iterator[Line]:
+    with pipeline.place(s3=servers.forgetful_s3) as where:
+        yield from batch.cpu_lines(where, options.images, options.rounds)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "parsing": _parsing,
     "import": _importing,
@@ -69,6 +74,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "memory": _memory,
     "pipeline": _pipeline,
     "journal": _protection,
+    "batch": _batch,
 }
 
 
@@ -94,7 +100,7 @@ def _environment() -> str:
 
 def _row(line: Line) -> str:
     goal = "" if line.at_most is None else f"≤ {line.at_most:g}"
-    return f"{line.part:9} {line.what:70} {line.value:8.3f} {line.unit:7} {goal:8} {line.verdict:7} {line.detail}"
+    return f"{line.part:12} {line.what:70} {line.value:8.3f} {line.unit:7} {goal:8} {line.verdict:7} {line.detail}"
 
 
 def _written(lines: list[Line], seconds: float) -> Path:

@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ CPU_AT_MOST = 1.15  # times the bare script and three tasks that do nothing, tog
 GROWTH_AT_MOST = 0.1  # megabytes an image
 _RUNS = ("bare", "nothing", "three_tasks", "anothing", "athree_tasks", "one_task")
 _FEW, _MANY = 50, 250
+Servers = Callable[[], AbstractContextManager[str]]
 
 
 @dataclass
@@ -47,15 +48,15 @@ class Place:
 
 
 @contextmanager
-def place() -> Iterator[Place]:
+def place(gateway: Servers = servers.gateway, s3: Servers = servers.moto) -> Iterator[Place]:
     """Servers in processes of their own."""
     with (
         tempfile.TemporaryDirectory() as folder,
         servers.prefect_server(Path(folder, "prefect")) as prefect_api,
-        servers.gateway() as gateway,
-        servers.moto() as s3,
+        gateway() as gateway_url,
+        s3() as s3_url,
     ):
-        yield Place(Path(folder), prefect_api, gateway, s3)
+        yield Place(Path(folder), prefect_api, gateway_url, s3_url)
 
 
 # ── CPU ──────────────────────────────────────────────────────────────────────
