@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,12 +50,12 @@ def _sheet(options: argparse.Namespace) -> Iterator[Line]:
 
 def _pipeline(options: argparse.Namespace) -> Iterator[Line]:
     with pipeline.place() as where:
-        yield from pipeline.cpu_lines(where, options.images, options.rounds)
+        yield from pipeline.cpu_lines(where, options.images or 150, options.rounds)
 
 
 def _protection(options: argparse.Namespace) -> Iterator[Line]:
     with pipeline.place() as where:
-        yield from protection.lines(where, options.images, options.rounds)
+        yield from protection.lines(where, options.images or 150, options.rounds)
 
 
 def _memory(options: argparse.Namespace) -> Iterator[Line]:
@@ -64,7 +65,13 @@ def _memory(options: argparse.Namespace) -> Iterator[Line]:
 
 def _batch(options: argparse.Namespace) -> Iterator[Line]:
     with pipeline.place(s3=servers.forgetful_s3) as where:
-        yield from batch.cpu_lines(where, options.images, options.rounds)
+        yield from batch.cpu_lines(where, options.images or 150, options.rounds)
+
+
+def _batch_memory(options: argparse.Namespace) -> Iterator[Line]:
+    gateway = partial(servers.gateway, latency_seconds=batch.HASTE)
+    with pipeline.place(gateway, servers.forgetful_s3) as where:
+        yield from batch.memory_lines(where, options.images or 1000)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
@@ -75,13 +82,14 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "pipeline": _pipeline,
     "journal": _protection,
     "batch": _batch,
+    "batch-memory": _batch_memory,
 }
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--only", type=_parts, default=list(PARTS), metavar="PART,…", help=", ".join(PARTS))
-    parser.add_argument("--images", type=int, default=150, help="images in each run of the pipeline")
+    parser.add_argument("--images", type=int, help="images in each run; 150, or 1000 for memory")
     parser.add_argument("--rounds", type=int, default=3, help="how often each figure is measured")
     return parser.parse_args()
 

@@ -1,15 +1,25 @@
 """The batch beside a bare script on as many threads: CPU, throughput and memory; and memory over many images."""
 
 import statistics
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
-from tests.benchmarks.measuring import Line
+from tests.benchmarks import database, servers
+from tests.benchmarks.measuring import MEGABYTE, Line, held_bytes
 from tests.benchmarks.pipeline import Place
-from tests.benchmarks.variants import measured_at_once
+from tests.benchmarks.variants import BATCH, WARM_UP, batch, counted_run, measured_at_once
 
 AT_ONCE = (8, 64)
 CPU_AT_MOST = 1.2  # times the bare script
 SECONDS_AT_MOST = 1 / 0.9  # times the bare script's: nine tenths of its throughput
+MORE_MEMORY_AT_MOST = 80  # megabytes over the bare script's, at 8 in flight
+MEMORY_AT_MOST = 1.2  # times the bare script's, at 64
+GROWTH_AT_MOST = 1.0  # megabytes for 1,000 images, of the client and of the database
+HASTE = (0.0, 0.05)  # seconds that an image takes, where memory is looked at
+_STEADY = 500  # images until memory has settled
+_BARE_IMAGES = 1000  # of the bare script, whose peak only grows with more
+_LOOK_SECONDS = 0.1
 
 Run = dict[str, float]
 
@@ -48,3 +58,79 @@ _FIGURES = {
     "seconds": ("time of the run", "s", SECONDS_AT_MOST),
     "peak_mb": ("peak memory", "MB", None),
 }
+
+
+# ── memory and the server's database ─────────────────────────────────────────
+
+
+def memory_lines(where: Place, images: int) -> Iterator[Line]:
+    """Peak memory beside the bare script's, what grows with the number of images, and one call and row an image."""
+    for at_once in AT_ONCE:
+        bare = where.measure(measured_at_once, "bare", at_once, images=min(images, _BARE_IMAGES))
+        ours = long_run(where, images, at_once)
+        yield from _long_run_lines(ours, bare["peak_mb"], f"{at_once} in flight, {images} images", at_once)
+
+
+def _long_run_lines(ours: Run, bare_mb: float, what: str, at_once: int) -> Iterator[Line]:
+    peaks = f"{ours['peak_mb']:.0f} MB beside {bare_mb:.0f} MB"
+    if at_once == AT_ONCE[0]:
+        yield Line("batch-memory", f"peak, {what}", ours["peak_mb"] - bare_mb, "MB more", MORE_MEMORY_AT_MOST, peaks)
+    else:
+        yield Line("batch-memory", f"peak, {what}", ours["peak_mb"] / bare_mb, "x bare", MEMORY_AT_MOST, peaks)
+    looks = f"{ours['looks']:.0f} looks; {ours['images_a_second']:.1f} images/s"
+    yield Line("batch-memory", f"growth, {what}", ours["growth_mb"], "MB/1000", GROWTH_AT_MOST, looks)
+    artifacts = f"and {ours['artifact_mb']:.2f} MB of artifacts"
+    yield Line("batch-memory", f"database, {what}", ours["database_mb"], "MB/1000", GROWTH_AT_MOST, artifacts)
+    calls = f"{ours['calls']:.0f} calls; a row for each image, or this would have ended"
+    yield Line("batch-memory", f"calls lost or twice, {what}", ours["wrong"], "", 0, calls)
+
+
+def long_run(where: Place, images: int, at_once: int) -> Run:
+    """A batch of many images: its memory, the growth of the server's database, and calls that are wrong in number."""
+    calls_before, stored = len(servers.ledger(where.gateway)["calls"]), database.settled(where.database)
+    told = where.measure(watched, at_once, images=images)
+    ledger, now = servers.ledger(where.gateway), database.settled(where.database)
+    calls = len(ledger["calls"]) - calls_before - WARM_UP
+    return {
+        **told,
+        "images_a_second": images / told["seconds"],
+        "calls": calls,
+        "wrong": abs(calls - images) + len(ledger["duplicates"]),
+        "database_mb": (now.without_artifacts - stored.without_artifacts) / MEGABYTE / images * 1000,
+        "artifact_mb": now.artifacts / MEGABYTE,
+    }
+
+
+def watched(at_once: int, images: int, gateway: str, endpoint_url: str) -> Run:
+    """What `counted_run` tells of a batch, and how its memory grew; for a fresh process."""
+    looks: list[tuple[int, int]] = []
+    with batch(gateway, endpoint_url, at_once) as run, _looking(looks):
+        told = counted_run(run, images)
+    return {**told, "looks": len(looks), "growth_mb": growth(looks) / MEGABYTE * 1000}
+
+
+@contextmanager
+def _looking(looks: list[tuple[int, int]]) -> Iterator[None]:
+    """Notes how many images have ended and how much memory is held, ten times a second."""
+    from n1n_prefect.batch.tally import tally_of
+
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            looks.append((tally_of(BATCH).fresh, held_bytes()))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def growth(looks: list[tuple[int, int]]) -> float:
+    """Bytes an image, by the line that fits best through what was held once memory had settled."""
+    steady = [(ended, held) for ended, held in looks if ended > min(_STEADY, looks[-1][0] / 2)]
+    ended, held = zip(*steady, strict=True)
+    return statistics.linear_regression(ended, held).slope

@@ -1,5 +1,6 @@
 """The three-task pipeline beside a bare script and beside tasks that do nothing: client CPU, and memory growth."""
 
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,6 +29,11 @@ class Place:
     s3: str
     runs: int = 0
 
+    @property
+    def database(self) -> Path:
+        """The Prefect server's own."""
+        return self.folder / "prefect" / "prefect.db"
+
     def run(self, variant: str, images: int) -> dict[str, float]:
         """What one variant took, in a fresh process with storage of its own."""
         return self.measure(measured, variant, images=images)
@@ -43,6 +49,7 @@ class Place:
         }
         ended = fresh(function, *arguments, images, self.gateway, self.s3, env=env)
         servers.forget_objects(self.s3)
+        shutil.rmtree(home, ignore_errors=True)
         cpu = ended.cpu_seconds - ended.told["cpu_before"]
         return {**ended.told, "cpu_ms": cpu / images * 1000}
 

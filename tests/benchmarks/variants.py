@@ -18,7 +18,8 @@ from tests.benchmarks.measuring import MEGABYTE, peak_bytes
 AT_ONCE = 8
 MODEL = "gemini-2.5-flash-image"
 API_KEY = "sk-local-gateway"
-_WARM_UP = 2
+WARM_UP = 2
+BATCH = "a-red-fox-0"  # the id of the batch whose first prompt that is
 Run = Callable[[Sequence[str]], Any]
 
 
@@ -40,12 +41,12 @@ def measured(variant: str, images: int, gateway: str, endpoint_url: str) -> dict
 
 def counted_run(run: Run, images: int, is_warm: Callable[[], object] = lambda: None) -> dict[str, float]:
     """What a run of so many images took, after a short one; `is_warm` is called between them."""
-    run(_prompts("warm up", _WARM_UP))
+    run(_prompts("warm up", WARM_UP))
     is_warm()
     before, started = used_seconds(), time.monotonic()
     made = run(_prompts("a red fox", images))
     seconds = time.monotonic() - started
-    assert len(set(made)) == images, f"{len(set(made))} of {images}"
+    assert len(set(made)) == len(made) == images, f"{len(set(made))} in {len(made)} rows, of {images}"
     return {"cpu_before": before, "seconds": seconds, "peak_mb": peak_bytes() / MEGABYTE}
 
 
@@ -63,10 +64,8 @@ def _prompts(words: str, count: int) -> list[str]:
 
 
 @contextmanager
-def bare(
-    gateway: str, endpoint_url: str, at_once: int = AT_ONCE, done: Callable[[], object] = lambda: None
-) -> Iterator[Run]:
-    """httpx, orjson, base64, hashlib and boto3 on so many threads; `done` is called after each image."""
+def bare(gateway: str, endpoint_url: str, at_once: int = AT_ONCE) -> Iterator[Run]:
+    """httpx, orjson, base64, hashlib and boto3 on so many threads."""
     import httpx
     import orjson
 
@@ -83,7 +82,6 @@ def bare(
             data = base64.b64decode(image["data"])
             key = f"images/{hashlib.sha256(data).hexdigest()}.png"
             s3.put_object(Bucket="bare", Key=key, Body=data, ContentType=image["mimeType"])
-            done()
             return key
 
         with ThreadPoolExecutor(at_once) as threads:
@@ -244,7 +242,7 @@ def batch(gateway: str, endpoint_url: str, at_once: int = AT_ONCE, **options: An
             manifest = Path(f"{prompts[0].replace(' ', '-')}.jsonl")
             manifest.write_bytes(b"\n".join(orjson.dumps({"prompt": prompt}) for prompt in prompts))
             report = batch_to_s3(str(manifest), credentials, destination, **options)
-            return results_of(report, destination)
+            return _ids(report, destination)
 
         yield run
 
@@ -259,13 +257,15 @@ def _working_in(folder: str) -> Iterator[None]:
         os.chdir(before)
 
 
-def results_of(report: Any, destination: Any) -> list[str]:
-    """Addresses of a batch's images, as its table has them."""
+def _ids(report: Any, destination: Any) -> list[str]:
+    """The ids of a batch's rows, once each of them is known to have an object of its own."""
     import orjson
 
     key = report.results.removeprefix(f"s3://{destination.bucket}/")
-    table = destination.get_client().get_object(Bucket=destination.bucket, Key=key)["Body"].read()
-    return [orjson.loads(line)["uri"] for line in table.splitlines()]
+    table = destination.get_client().get_object(Bucket=destination.bucket, Key=key)["Body"]
+    found = [(row["id"], row["uri"]) for row in map(orjson.loads, table.iter_lines(1 << 18))]
+    assert len({uri for _, uri in found if uri}) == len(found), "two rows have one object, or a row has none"
+    return [name for name, _ in found]
 
 
 VARIANTS: dict[str, Any] = {
