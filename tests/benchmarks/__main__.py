@@ -74,6 +74,12 @@ def _batch_memory(options: argparse.Namespace) -> Iterator[Line]:
         yield from batch.memory_lines(where, options.images or 1000)
 
 
+def _batch_large(options: argparse.Namespace) -> Iterator[Line]:
+    gateway = partial(servers.gateway, picture_bytes=batch.LARGE_BYTES, pixels=batch.LARGE_PIXELS)
+    with pipeline.place(gateway, servers.forgetful_s3) as where:
+        yield from batch.large_lines(where, options.rounds)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "parsing": _parsing,
     "import": _importing,
@@ -83,6 +89,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "journal": _protection,
     "batch": _batch,
     "batch-memory": _batch_memory,
+    "batch-large": _batch_large,
 }
 
 

@@ -4,9 +4,10 @@ import statistics
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tests.benchmarks import database, servers
-from tests.benchmarks.measuring import MEGABYTE, Line, held_bytes
+from tests.benchmarks.measuring import MEGABYTE, Line, held_bytes, settled_bytes
 from tests.benchmarks.pipeline import Place
 from tests.benchmarks.variants import BATCH, WARM_UP, batch, counted_run, measured_at_once
 
@@ -16,6 +17,10 @@ SECONDS_AT_MOST = 1 / 0.9  # times the bare script's: nine tenths of its through
 MORE_MEMORY_AT_MOST = 80  # megabytes over the bare script's, at 8 in flight
 MEMORY_AT_MOST = 1.2  # times the bare script's, at 64
 GROWTH_AT_MOST = 1.0  # megabytes for 1,000 images, of the client and of the database
+REPLY_AT_MOST = 3.25  # times a reply, for each call under way
+LARGE = {"model": "gemini-3-pro-image", "aspect_ratio": "16:9", "image_size": "4K"}
+LARGE_BYTES = 15_000_000  # of the image, which makes a reply of 20 MB
+LARGE_PIXELS = (5504, 3072)
 HASTE = (0.0, 0.05)  # seconds that an image takes, where memory is looked at
 _STEADY = 500  # images until memory has settled
 _BARE_IMAGES = 1000  # of the bare script, whose peak only grows with more
@@ -134,3 +139,28 @@ def growth(looks: list[tuple[int, int]]) -> float:
     steady = [(ended, held) for ended, held in looks if ended > min(_STEADY, looks[-1][0] / 2)]
     ended, held = zip(*steady, strict=True)
     return statistics.linear_regression(ended, held).slope
+
+
+# ── large replies ────────────────────────────────────────────────────────────
+
+
+def large_lines(where: Place, rounds: int) -> Iterator[Line]:
+    """What each call under way adds to the memory, where replies have 20 MB."""
+    for at_once, chunk_size in ((1, 200), (8, 200), (8, 8)):
+        options = {**LARGE, "chunk_size": chunk_size}
+        added = [where.measure(large, at_once, options, images=4 * at_once)["added_mb"] for _ in range(rounds)]
+        reply_mb = LARGE_BYTES * 4 / 3 / MEGABYTE
+        chunks = "two chunks at once" if chunk_size < 4 * at_once else "one chunk"
+        detail = f"{statistics.median(added):.0f} MB for replies of {reply_mb:.0f} MB"
+        each = statistics.median(added) / at_once / reply_mb
+        yield Line(
+            "batch-large", f"memory a call, {at_once} in flight, {chunks}", each, "x reply", REPLY_AT_MOST, detail
+        )
+
+
+def large(at_once: int, options: dict[str, Any], images: int, gateway: str, endpoint_url: str) -> Run:
+    """What `counted_run` tells of a batch, and the megabytes that it adds at most; for a fresh process."""
+    before: list[int] = []
+    with batch(gateway, endpoint_url, at_once, **options) as run:
+        told = counted_run(run, images, lambda: before.append(settled_bytes()))
+    return {**told, "added_mb": told["peak_mb"] - before[0] / MEGABYTE}

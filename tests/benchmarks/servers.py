@@ -46,22 +46,25 @@ def prefect_server(home: Path, database_url: str = "") -> Iterator[str]:
 
 @contextmanager
 def gateway(
-    latency_seconds: tuple[float, float] = LATENCY_SECONDS, picture_bytes: int = PICTURE_BYTES
+    latency_seconds: tuple[float, float] = LATENCY_SECONDS,
+    picture_bytes: int = PICTURE_BYTES,
+    pixels: tuple[int, int] = (1024, 1024),
 ) -> Iterator[str]:
     """The local n1n gateway with pictures of a real one's length, each unlike the others; gives its address.
 
     Args:
         latency_seconds: How long an image takes, at least and at most.
         picture_bytes: The length of each.
+        pixels: Its width and height.
     """
     port = _free_port()
-    arguments = f"{port}, {latency_seconds!r}, {picture_bytes}"
+    arguments = f"{port}, {latency_seconds!r}, {picture_bytes}, {pixels!r}"
     code = f"from tests.benchmarks.servers import serve_gateway; serve_gateway({arguments})"
     with _running([sys.executable, "-c", code], f"http://127.0.0.1:{port}/ledger", {}):
         yield f"http://127.0.0.1:{port}"
 
 
-def serve_gateway(port: int, latency_seconds: tuple[float, float], picture_bytes: int) -> None:
+def serve_gateway(port: int, latency_seconds: tuple[float, float], picture_bytes: int, pixels: tuple[int, int]) -> None:
     """Runs the gateway until the process is ended."""
     from n1n_prefect.testing import LocalGateway
 
@@ -70,7 +73,7 @@ def serve_gateway(port: int, latency_seconds: tuple[float, float], picture_bytes
             self.pause(random.uniform(*latency_seconds))
 
     server = Gateway(port)
-    server.drawing = _Noise(picture_bytes)
+    server.drawing = _Noise(png(picture_bytes, *pixels))
     with server:
         threading.Event().wait()
 
@@ -84,9 +87,9 @@ def ledger(gateway_url: str) -> dict[str, Any]:
 class _Noise:
     """PNG files of noise in place of drawn pictures, at no cost; each has a number inside."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, data: bytes) -> None:
         self._numbers = count()
-        self._head, self._rest = split(png(size))
+        self._head, self._rest = split(data)
         self._rest = base64.b64encode(self._rest).decode()
 
     def draw_base64(self, picture: object) -> str:
