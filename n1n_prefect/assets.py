@@ -15,7 +15,7 @@ is then longer than 512 characters is no asset. Input images that only their has
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from threading import Lock
 from typing import Any
@@ -75,6 +75,22 @@ def emit_failure(uri: str, error: N1nError, inputs: Iterable[str]) -> None:
             facts = {"uri": uri, "error": type(error).__name__, "reason": words_of(error), "code": error.code}
             _send("materialization.failed", Asset(key=key), facts, [*_upstream(inputs), _BY])
     except Exception:  # noqa: BLE001  watching an image must not lose it
+        get_logger().debug("No asset event was emitted for %s.", uri, exc_info=True)
+
+
+def emit_table(uri: str, facts: Mapping[str, object]) -> None:
+    """Tells Prefect that a table of results was written, as an asset; never fails a run.
+
+    Args:
+        uri: The table's address.
+        facts: The payload: small values, and no words of a prompt.
+    """
+    if not _is_wanted() or not asset_key(uri):
+        return
+    try:
+        about = AssetProperties(name=cut(uri.rpartition("/")[2], _MAX_NAME))
+        _send("materialization.succeeded", Asset(key=asset_key(uri), properties=about), dict(facts), [_BY])
+    except Exception:  # noqa: BLE001  watching a table must not lose it
         get_logger().debug("No asset event was emitted for %s.", uri, exc_info=True)
 
 

@@ -236,8 +236,8 @@ class Allowance:
     allowance.give_back(chunk.spent_usd)                 # in the flow again
     ```
 
-    A chunk that ended without saying what it spent has spent an unknown part of its allowance:
-    leave it counted, and take another for the next attempt.
+    A chunk that ended without saying what it spent has spent an unknown part of its allowance: leave it
+    counted. The next attempt may have the same one, if it adds what it finds paid for; see `Chunk.add`.
     """
 
     scope: str
@@ -289,6 +289,10 @@ class Chunk(RunCount):
     def spent_usd(self) -> float:
         """US dollars; estimates of the calls under way."""
         return self.spent.amount / _MICRO
+
+    def add(self, usd: float) -> None:
+        """Counts US dollars that an earlier attempt at the chunk has spent and could not tell of."""
+        self.correct(_micro(usd))
 
 
 _chunk: ContextVar[Chunk | None] = ContextVar("n1n_prefect_chunk", default=None)

@@ -33,6 +33,7 @@ def contact_sheet_markdown(
     *,
     title: str | None = None,
     show_prompts: bool = True,
+    show_totals: bool = True,
     max_thumbnails: int = 24,
     max_total_bytes: int = 1_000_000,
 ) -> str:
@@ -45,11 +46,13 @@ def contact_sheet_markdown(
             and None for an item without a result.
         title: A heading.
         show_prompts: Whether the first 80 characters of each prompt are shown.
+        show_totals: Whether a line above the table sums them up; not where they are a sample.
         max_thumbnails: Most pictures; each is at most 240 pixels wide and high, and 40 kB long.
         max_total_bytes: Length of the whole document in bytes, at most; pictures give way, then rows.
     """
     everything = _rows(outcomes)
-    head = (f"## {plain(title, 200)}\n\n" if title else "") + _overview(Totals.of(everything))
+    totals = _overview(Totals.of(everything)) if show_totals else ""
+    head = (f"## {plain(title, 200)}\n\n" if title else "") + totals
     room = max_total_bytes - len(head.encode()) - _AROUND
     listed, rest = _split(everything, max_thumbnails)
     texts = list(_fitting((_texts(outcome, show_prompts) for outcome in listed), room))

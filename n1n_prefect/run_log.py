@@ -4,11 +4,17 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+if TYPE_CHECKING:
+    Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    Adapter = logging.LoggerAdapter  # which has no parameters in Python 3.10
+
+Log = logging.Logger | Adapter
 _log: ContextVar[Log | None] = ContextVar("n1n_prefect_log", default=None)
 
 

@@ -145,7 +145,7 @@ def location_errors(error: type[N1nError], *, doing: str, bucket: str, key: str 
 def _refused(error: type[N1nError], what: str, bucket: str, exc: Any) -> N1nError:
     code, status = code_of(exc), status_of(exc)
     about = exc.response.get("ResponseMetadata", {})
-    said = without_secrets(exc.response["Error"].get("Message") or "no more than that")[:300]
+    said = _sentence(exc.response["Error"].get("Message") or "no more than that")
     who, (meaning, is_transient) = _meaning_of(exc)
     return error(
         f"{what}: {meaning.format(bucket=bucket, region=_region_in(exc))}. {who} says {code}: {said}",
@@ -175,8 +175,14 @@ def _region_in(exc: Any) -> str:
 def _failed(error: type[N1nError], what: str, exc: Exception) -> N1nError:
     ancestors = [kind.__name__ for kind in type(exc).__mro__]
     _, meaning, is_transient = next(row for row in _LOCAL_MEANINGS if row[0] in ancestors)
-    said = without_secrets(str(exc))[:300]
+    said = _sentence(str(exc))
     return error(f"{what}: {meaning}. boto3 says: {said}", code=ancestors[0], is_transient=is_transient)
+
+
+def _sentence(said: str) -> str:
+    """What was said without secrets, cut, and with a full stop at its end, behind which more may follow."""
+    words = without_secrets(said)[:300].rstrip()
+    return words if words.endswith((".", "!", "?")) else f"{words}."
 
 
 def _stripped(exc: Any) -> BaseException:

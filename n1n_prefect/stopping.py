@@ -13,9 +13,9 @@ _deadline = float("inf")
 
 
 def ask(grace_seconds: float) -> None:
-    """From now on nothing is begun; what is under way has so many seconds to end."""
+    """From now on nothing is begun; what is under way has so many seconds to end, and no more if asked again."""
     global _deadline  # noqa: PLW0603 - one process ends once
-    _deadline = time.monotonic() + grace_seconds
+    _deadline = min(_deadline, time.monotonic() + grace_seconds)
     _asked.set()
 
 
@@ -34,6 +34,11 @@ def is_asked() -> bool:
 def seconds_left() -> float:
     """How long what is under way may take; infinite where nobody has asked."""
     return max(_deadline - time.monotonic(), 0.0)
+
+
+def is_late(seconds: float) -> bool:
+    """Whether the time to end was over so many seconds ago."""
+    return time.monotonic() >= _deadline + seconds
 
 
 def wait(seconds: float) -> bool:

@@ -4,8 +4,6 @@ Threads and no event loop: an image takes a third less CPU on them (see `tests/b
 for a reply costs little. They are daemons, so that a process which must end does not wait for replies.
 """
 
-import os
-import socket
 import threading
 import time
 from collections import Counter, deque
@@ -21,6 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from n1n_prefect import events, stopping
 from n1n_prefect.batch.items import Item
+from n1n_prefect.batch.lease import BATCH, Lease, held, here, of_chunk
 from n1n_prefect.batch.parts import read_part, write_part
 from n1n_prefect.batch.plan import read_chunk
 from n1n_prefect.batch.results import ItemResult, digest_of
@@ -29,8 +28,8 @@ from n1n_prefect.batch.tally import tally_of
 from n1n_prefect.batch.terms import Terms
 from n1n_prefect.batch.work import Places, Stops, Worker
 from n1n_prefect.blocks import N1nCredentials, S3Location
-from n1n_prefect.budget import Allowance
-from n1n_prefect.errors import cut
+from n1n_prefect.budget import Allowance, Chunk
+from n1n_prefect.errors import N1nError, cut
 from n1n_prefect.images import OutcomeStatus
 from n1n_prefect.policies import HintedDelays, scoped, worth_retrying
 from n1n_prefect.run_log import get_logger
@@ -90,11 +89,6 @@ class ChunkReport:
 REPORT: TypeAdapter[ChunkReport] = TypeAdapter(ChunkReport)
 
 
-def here() -> str:
-    """This host and process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 @task(
     name="chunk",
     task_run_name="chunk {number:05}",
@@ -128,14 +122,25 @@ def carry_out_chunk(
         UploadError: The plan cannot be read, or what came of the items cannot be kept.
     """
     places = Places.of(terms, credentials=credentials, destination=destination, source=source)
+    lease = Lease(places.store, of_chunk(number), listens_to=BATCH)
+    with held(lease, f"chunk {number:05} of batch {terms.batch_id!r}", waits=True):
+        return _under_lease(number, digest, places, terms, allowance, lease)
+
+
+def _under_lease(
+    number: int, digest: str, places: Places, terms: Terms, allowance: Allowance | None, lease: Lease
+) -> ChunkReport:
     began = time.monotonic()
     items = read_chunk(places.store, number, digest)
     stands, to_do = _split(items, read_part(places.store, number) or (), terms)
     for result in stands.values():
         tally_of(terms.batch_id).add(number, result, is_fresh=False)
-    worker = Worker(terms, places, get_logger(), Stops(most_in_a_row=max(20, 2 * credentials.max_in_flight)))
+    most = max(20, 2 * places.credentials.max_in_flight)
+    worker = Worker(terms, places, get_logger(), Stops(most_in_a_row=most, ended=lambda: lease.reason))
     with scoped(f"batch:{terms.batch_id}"), allowance.counted() if allowance else nullcontext() as counted:
-        results = stands | _carried_out(number, to_do, worker)
+        results = stands | _carried_out(number, to_do, worker, counted)
+    if lease.is_lost:
+        raise N1nError(f"{lease.reason} What came of chunk {number:05} here is in the journal.")
     ordered = [results[item.id] for item in items]
     write_part(places.store, number, ordered)
     report = replace(
@@ -167,7 +172,8 @@ def _split(
         if result is None or result.asked != digest_of(item):
             result = ItemResult.pending(item)
         if result.outcome.status in terms.redo if terms.redo else _is_left(result):
-            to_do.append(replace(item, take=_next_take(result, terms)))
+            looks_again = result.outcome.status == "invalid"
+            to_do.append(replace(item, take=_next_take(result, terms), looks_again=looks_again))
         else:
             stands[item.id] = replace(result, line=item.line, carried=item.carried)
     return stands, to_do
@@ -194,11 +200,12 @@ def is_done(report: ChunkReport, terms: Terms) -> bool:
 # ── carrying them out ────────────────────────────────────────────────────────
 
 
-def _carried_out(number: int, items: list[Item], worker: Worker) -> dict[str, ItemResult]:
+def _carried_out(number: int, items: list[Item], worker: Worker, counted: Chunk | None) -> dict[str, ItemResult]:
     """The results by id; those of items that have not ended when the process must are pending."""
     waiting, results = deque(items), dict[str, ItemResult]()
     tally = tally_of(worker.terms.batch_id)
     ended = threading.Semaphore(0)
+    seen: set[str] = set()
 
     def work() -> None:
         while True:
@@ -208,6 +215,8 @@ def _carried_out(number: int, items: list[Item], worker: Worker) -> dict[str, It
                 return
             try:
                 results[item.id] = worker.result_of(item)
+                if counted is not None:
+                    _count(results[item.id], counted, seen)
                 tally.add(number, results[item.id])
             except BaseException as exc:  # noqa: BLE001 - a defect of ours must not leave the chunk waiting
                 results[item.id] = worker.broken(item, exc)
@@ -222,6 +231,16 @@ def _carried_out(number: int, items: list[Item], worker: Worker) -> dict[str, It
                 waiting.clear()
                 return {item.id: results.get(item.id) or ItemResult.pending(item, _CUT_OFF) for item in items}
     return results
+
+
+def _count(result: ItemResult, counted: Chunk, seen: set[str]) -> None:
+    """Counts an image that was found in the journal: paid by an attempt at this chunk that left no report."""
+    image = result.outcome.image
+    if image is None or image.request_key in seen:
+        return
+    seen.add(image.request_key)
+    if image.reused:
+        counted.add(image.estimated_cost_usd or 0.0)
 
 
 _CUT_OFF = "The process had to end while this was under way; whether it was paid is in the journal."
@@ -258,7 +277,7 @@ def report_of(number: int, results: Iterable[ItemResult]) -> ChunkReport:
 def _why_stopped(stops: Stops) -> dict[str, str]:
     if stops.error is not None:
         return {"stopped": stops.error.reason, "stopped_by": type(stops.error).__name__}
-    return {"stopped": "The process was told to end." if stopping.is_asked() else ""}
+    return {"stopped": "The process was told to end." if stopping.is_asked() else stops.ended()}
 
 
 def _tell(report: ChunkReport, results: Iterable[ItemResult], terms: Terms, stops: Stops) -> None:

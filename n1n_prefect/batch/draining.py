@@ -25,11 +25,13 @@ def draining(grace_seconds: float) -> Generator[None]:
         yield
         return
     before: Any = signal.getsignal(signal.SIGTERM)
+    stopping.forget()  # what an earlier flow of this process was told
 
     def asked(number: int, _frame: FrameType | None) -> None:
         if not stopping.is_asked():
             stopping.ask(grace_seconds)
             return
+        stopping.ask(0)
         signal.signal(signal.SIGTERM, before)
         signal.raise_signal(number)
 
@@ -37,7 +39,8 @@ def draining(grace_seconds: float) -> Generator[None]:
     try:
         yield
     finally:
+        is_ours = signal.getsignal(signal.SIGTERM) is asked
         signal.signal(signal.SIGTERM, before)
-        if stopping.is_asked():
-            stopping.forget()
+        if stopping.is_asked() and is_ours:
             signal.raise_signal(signal.SIGTERM)
+            stopping.forget()  # whoever was asked before us lets the process go on

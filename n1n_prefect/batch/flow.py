@@ -5,25 +5,29 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 from prefect import flow
 from prefect.context import FlowRunContext
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from n1n_prefect import stopping
 from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, report_if_any
 from n1n_prefect.batch.draining import draining
-from n1n_prefect.batch.ownership import checked_batch_id
+from n1n_prefect.batch.elsewhere import ChunkRuns, deployment_of
+from n1n_prefect.batch.lease import BATCH, Lease, held
+from n1n_prefect.batch.ownership import checked_batch_id, claim
 from n1n_prefect.batch.plan import Plan, make_plan, read_plan
 from n1n_prefect.batch.progress import Progress
 from n1n_prefect.batch.report import BatchReport, artifact_key, final_state, show, write_report
 from n1n_prefect.batch.results import COLUMNS
-from n1n_prefect.batch.rounds import Purse, Rounds, Start, deployment_runs, seed, task_runs
+from n1n_prefect.batch.rounds import Purse, Rounds, Start, seed, task_runs
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.tally import new_tally
 from n1n_prefect.batch.terms import Terms
@@ -32,8 +36,8 @@ from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.budget import Allowance
 from n1n_prefect.catalog import AspectRatio, ImageModel, ImageSize
 from n1n_prefect.derive import require_formats
-from n1n_prefect.errors import InvalidRequestError
-from n1n_prefect.images import OUTCOME_STATUSES, OutcomeStatus
+from n1n_prefect.errors import InvalidRequestError, N1nError, charge_in_words
+from n1n_prefect.images import OUTCOME_STATUSES, ImageSpec, OutcomeStatus, Spending
 from n1n_prefect.object_keys import check_key
 from n1n_prefect.plain_text import plain
 from n1n_prefect.run_log import get_logger
@@ -62,6 +66,7 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
     aspect_ratio: Literal["default", AspectRatio] = "default",
     image_size: Literal["default", ImageSize] = "default",
     variants: list[str] = [],  # noqa: B006
+    spec: ImageSpec | None = None,
     on_invalid: Literal["fail", "regenerate"] = "fail",
     regenerations: Annotated[int, Field(ge=0)] = 1,
     if_exists: Literal["fail", "keep", "replace"] = "fail",
@@ -97,6 +102,8 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         image_size: Size tier of rows that name none; keep "default" for gemini-2.5-flash-image, which has none.
         variants: What may be derived from an image, such as "thumb=crop 256x256 webp 80"; a row's column variants names
             which.
+        spec: What must be true of every image, such as {"min_edge": 1000, "media_types": ["image/png"]}; what its row
+            asked for, if not given.
         on_invalid: Whether an image that breaks a rule is drawn again, and paid again.
         regenerations: How often, at most.
         if_exists: What to do about another object under an image's key.
@@ -112,55 +119,61 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         InvalidRequestError: Rows cannot be carried out; nothing was spent.
         N1nError: Items are left; the message says why. What was paid is safe.
     """
-    name = batch_id or named_after(manifest)
-    terms = Terms(
-        checked_batch_id(name),
-        check_key(prefix.strip("/") or name),
-        on_invalid=on_invalid,
-        regenerations=regenerations,
-        if_exists=if_exists,
-        variants=as_variants(variants) if variants else (),
-        redo=_redone(only_failed, only_statuses),
-        sidecars=sidecars,
-        spending=replace(settings().spending, max_usd_per_run=max_usd),
-    )
-    if terms.variants:
-        require_formats(terms.variants)
-    places = Places.of(terms, credentials=credentials, destination=destination, source=source or destination)
-    if only_failed and read_plan(places.store) is None:
-        raise InvalidRequestError(
-            f"only_failed=True, and batch {terms.batch_id!r} has no results at {places.store.uri_of()} yet; run it "
-            "once without, or correct batch_id and prefix. Nothing was spent."
-        )
-    plan = make_plan(
-        manifest,
-        store=places.store,
-        batch_id=terms.batch_id,
-        destination=places.destination,
-        source=places.source,
-        rules=settings().source_rules,
-        defaults=_defaults(model, aspect_ratio, image_size),
-        variants=[variant.name for variant in terms.variants],
-        reserved=COLUMNS,
-        credentials=credentials,
-        spending=terms.spending,
-        chunk_size=chunk_size,
-        on_bad_rows=on_bad_rows,
-        check_inputs=check_inputs,
-        dry_run=dry_run,
-    )
-    get_logger().info("%s", plan.summary(credentials.max_in_flight))
-    if dry_run:
-        return _planned(plan, credentials)
     blocks = {"credentials": credentials, "destination": destination, "source": source}
-    start = (
-        deployment_runs(deployment, terms, plan.chunk_digests, places.store, blocks)
-        if deployment
-        else task_runs(terms, plan.chunk_digests, **blocks)
-    )
-    with draining(grace_seconds):
-        rounds = _carried_out(plan, places.store, terms, start, _purse(plan, max_usd))
-        return _reported(places.store, plan, rounds)
+    with ExitStack() as stack:
+        try:
+            name = batch_id or named_after(manifest)
+            terms = Terms(
+                checked_batch_id(name),
+                check_key(prefix.strip("/") or name),
+                spec=spec,
+                on_invalid=on_invalid,
+                regenerations=regenerations,
+                if_exists=if_exists,
+                variants=as_variants(variants) if variants else (),
+                redo=_redone(only_failed, only_statuses),
+                sidecars=sidecars,
+                spending=_spending(max_usd),
+            )
+            if terms.variants:
+                require_formats(terms.variants)
+            places = Places.of(terms, credentials=credentials, destination=destination, source=source)
+            _check_earlier(places.store, terms)
+            deployed = deployment_of(deployment, blocks) if deployment else None
+            lease = Lease(places.store, BATCH, tells_end=deployed is None)
+            if not dry_run:
+                claim(places.store, terms.batch_id)
+                stack.enter_context(held(lease, f"batch {terms.batch_id!r}", waits=False))
+            plan = make_plan(
+                manifest,
+                store=places.store,
+                batch_id=terms.batch_id,
+                destination=places.destination,
+                source=places.source,
+                rules=settings().source_rules,
+                defaults=_defaults(model, aspect_ratio, image_size),
+                variants=[variant.name for variant in terms.variants],
+                reserved=COLUMNS,
+                credentials=credentials,
+                spending=terms.spending,
+                chunk_size=chunk_size,
+                on_bad_rows=on_bad_rows,
+                check_inputs=check_inputs,
+                dry_run=dry_run,
+            )
+            purse = _purse(plan, terms.spending.max_usd_per_run)
+        except N1nError as error:
+            return _not_begun(error)
+        get_logger().info("%s", plan.summary(credentials.max_in_flight))
+        if dry_run:
+            return _shown(plan, credentials)
+        if deployed:
+            start: Start = ChunkRuns(deployed, terms, plan.chunk_digests, places.store).start
+        else:
+            start = task_runs(terms, plan.chunk_digests, **blocks)
+        stack.enter_context(draining(grace_seconds))
+        rounds = _carried_out(plan, places.store, terms, start, purse, lease)
+        return _reported(places.store, plan, rounds, lease)
 
 
 @flow(name="batch-chunk", task_runner=ThreadPoolTaskRunner(max_workers=1))
@@ -202,9 +215,36 @@ def batch_chunk(
 
 
 def named_after(manifest: str) -> str:
-    """A batch's name, where it has none of its own: that of the manifest's file."""
+    """A batch's name, where it has none of its own: that of the manifest's file.
+
+    Raises:
+        InvalidRequestError: The file's name has no letter or digit of ASCII, and another's may have none either.
+    """
     stem = PurePosixPath(manifest.rstrip("/").replace("\\", "/")).name.split(".")[0]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100] or "batch"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100]
+    if not name:
+        raise InvalidRequestError(f"No batch can be called {stem!r:.120} after its manifest; name it by batch_id=.")
+    return name
+
+
+def _not_begun(error: N1nError) -> Any:
+    """The state of a run that ended before its first call: in the error's own words, without a traceback."""
+    error.charged = "no"  # also where a store refused, which elsewhere has refused a paid image
+    error.charge = charge_in_words(error)
+    get_logger().error("%s", error)
+    return Failed(message=str(error), data=error)
+
+
+def _spending(max_usd: float | None) -> Spending:
+    return settings().spending if max_usd is None else replace(settings().spending, max_usd_per_run=max_usd)
+
+
+def _check_earlier(store: BatchStore, terms: Terms) -> None:
+    if terms.redo and read_plan(store) is None:
+        raise InvalidRequestError(
+            f"only_failed=True, and batch {terms.batch_id!r} has no results at {store.uri_of()} yet; run it once "
+            "without, or correct batch_id and prefix."
+        )
 
 
 def _redone(only_failed: bool, statuses: list[OutcomeStatus]) -> tuple[OutcomeStatus, ...]:
@@ -221,7 +261,7 @@ def _defaults(model: str, aspect_ratio: str, image_size: str) -> dict[str, Any]:
     }
 
 
-def _planned(plan: Plan, credentials: N1nCredentials) -> Any:
+def _shown(plan: Plan, credentials: N1nCredentials) -> Any:
     """The state of a dry run: what the batch would be."""
     words = plan.summary(credentials.max_in_flight)
     show(plan.batch_id, f"## Batch {plain(plan.batch_id, 100)}, not begun\n\n{plain(words, 2000)}\n", words)
@@ -245,12 +285,13 @@ def _purse(plan: Plan, max_usd: float | None) -> Purse | None:
             f"max_usd is given and {names} has no known price; give it one in the credentials' prices. Nothing was "
             "spent."
         )
-    context = FlowRunContext.get()
-    run = context.flow_run.id if context and context.flow_run else ""
-    return Purse(f"batch:{plan.batch_id}:{run}", max_usd, plan.estimate.usd / max(plan.items, 1))
+    # A name of its own, since what earlier runs have spent is counted anew.
+    return Purse(f"batch:{plan.batch_id}:{uuid4()}", max_usd, plan.estimate.usd / max(plan.items, 1))
 
 
-def _carried_out(plan: Plan, store: BatchStore, terms: Terms, start: Start, purse: Purse | None) -> Rounds:
+def _carried_out(
+    plan: Plan, store: BatchStore, terms: Terms, start: Start, purse: Purse | None, lease: Lease
+) -> Rounds:
     tally = new_tally(terms.batch_id)
     at_once = 2 * _workers() if isinstance(_runner(), ThreadPoolTaskRunner) else _AT_ONCE_ELSEWHERE
     rounds = Rounds(start, tally, at_once, purse)
@@ -263,7 +304,13 @@ def _carried_out(plan: Plan, store: BatchStore, terms: Terms, start: Start, purs
         else:
             left[number] = (report.left if report and not terms.redo else 0) or plan.items_in(number)
     progress = Progress(artifact_key(terms.batch_id, "-progress"), plan.items, tally)
-    rounds.run(left.items(), progress.look)
+
+    def look() -> None:
+        progress.look()
+        if lease.is_lost:
+            rounds.stop(lease.reason, N1nError.__name__)
+
+    rounds.run(left.items(), look)
     progress.show()
     return rounds
 
@@ -284,9 +331,11 @@ def _workers() -> int:
     return getattr(_runner(), "_max_workers", 2)
 
 
-def _reported(store: BatchStore, plan: Plan, rounds: Rounds) -> Any:
-    """The state that the flow ends in; nothing where it must end before the tables could be written."""
-    if stopping.is_asked():
-        return None
+def _reported(store: BatchStore, plan: Plan, rounds: Rounds, lease: Lease) -> Any:
+    """The state that the flow ends in."""
+    why = lease.reason or ("The process was told to end." if stopping.is_asked() else "")
+    if why:  # there may be no time for the tables, or they are another's to write
+        message = f"{why} To go on without paying again, run batch {plan.batch_id!r} once more."
+        return Failed(message=message, data=N1nError(message))
     report, words = write_report(store, plan, rounds)
     return final_state(report, rounds, words)

@@ -34,6 +34,9 @@ class Item:
     take: int = 0
     """How often an image for it was drawn and given up before; another number draws and pays anew."""
 
+    looks_again: bool = False
+    """Whether the last of those is checked once more first, since the rules may have changed."""
+
 
 @dataclass(frozen=True)
 class BadRow:

@@ -108,8 +108,9 @@ class Plan:
 
     def summary(self, in_flight: int) -> str:
         """What the batch is, in a few sentences for people."""
-        models = " and ".join(f"{count:,} of {model}" for model, count in self.by_model.items())
-        what = f"{_counted(self.items, 'image')} from {_printable(self.manifest)}, {models}"
+        models = sorted(self.by_model.items(), key=lambda each: -each[1])
+        counts = ", ".join(f"{count:,} of {model}" for model, count in models)
+        what = f"{_counted(self.items, 'image')} from {_printable(self.manifest)} ({counts})"
         time = f"{_duration(self.hours(in_flight))} with {_counted(in_flight, 'call')} at once"
         return " ".join((f"{what}: about ${self.estimate.usd:,.2f} and {time}.", *self._reservations()))
 

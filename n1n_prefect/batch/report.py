@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Literal
 
 from prefect.artifacts import create_markdown_artifact
@@ -11,9 +12,10 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 from pydantic.dataclasses import dataclass as value
 
-from n1n_prefect import errors, events
+from n1n_prefect import assets, errors, events
 from n1n_prefect.batch.parts import all_results
 from n1n_prefect.batch.plan import Plan, read_chunk
+from n1n_prefect.batch.reasons import Reason, kind_of_reason
 from n1n_prefect.batch.results import ItemResult
 from n1n_prefect.batch.rounds import Rounds
 from n1n_prefect.batch.statistics import NAME as STATS
@@ -25,8 +27,9 @@ from n1n_prefect.errors import N1nError
 from n1n_prefect.images import ImageOutcome
 from n1n_prefect.outcomes import has_image
 from n1n_prefect.run_log import get_logger
+from n1n_prefect.totals import image_of
 
-_SHOWN_FAILURES, _SHOWN_IMAGES = 60, 24
+_SHOWN_FAILURES, _SHOWN_IMAGES, _SHOWN_OF_A_REASON = 12, 24, 3
 
 
 @value(frozen=True)
@@ -63,6 +66,19 @@ class BatchReport:
     is_dry_run: bool = False
     """Whether nothing was to be carried out."""
 
+    def __str__(self) -> str:
+        """A few lines: how its items ended, what they cost, and where the tables are."""
+        if self.is_dry_run:
+            left_out = f"; bad rows left out: {self.bad_rows:,}" if self.bad_rows else ""
+            return (
+                f"Batch {self.batch_id}, not begun: {self.items:,} pending{left_out}; "
+                f"about ${self.estimated_cost_usd:,.2f}"
+            )
+        counts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in self.by_status.items())
+        left_out = f"; bad rows left out: {self.bad_rows:,}" if self.bad_rows else ""
+        where = [f"  {uri}" for uri in (self.results, self.results_parquet, self.stats) if uri]
+        return "\n".join((f"Batch {self.batch_id}: {counts}{left_out}; ${self.estimated_cost_usd:,.2f} in all", *where))
+
     @property
     def left(self) -> int:
         """How many items were not carried out."""
@@ -73,7 +89,9 @@ class BatchReport:
 class _Sample:
     """Results to show: failures first, and images from all over the batch."""
 
-    failures: list[ImageOutcome] = field(default_factory=list[ImageOutcome])
+    failures: dict[Reason, list[ImageOutcome]] = field(default_factory=dict[Reason, list[ImageOutcome]])
+    """A few for each reason, so that a frequent one hides no other."""
+
     images: list[ImageOutcome] = field(default_factory=list[ImageOutcome])
     _step: int = 1
     _seen: int = 0
@@ -81,8 +99,8 @@ class _Sample:
     def add(self, outcome: ImageOutcome) -> None:
         """Takes a result into the sample, or not; the images kept stay evenly spread, whatever their number."""
         if not has_image(outcome):
-            if outcome.status != "pending" and len(self.failures) < _SHOWN_FAILURES:
-                self.failures.append(outcome)
+            if outcome.status != "pending":
+                self._add_failure(outcome)
             return
         if self._seen % self._step == 0:
             self.images.append(outcome)
@@ -90,10 +108,19 @@ class _Sample:
                 self.images, self._step = self.images[::2], self._step * 2
         self._seen += 1
 
+    def _add_failure(self, outcome: ImageOutcome) -> None:
+        reason = Reason(outcome.status, kind_of_reason(outcome.reason, outcome.id))
+        if reason in self.failures or len(self.failures) < _SHOWN_FAILURES:
+            known = self.failures.setdefault(reason, [])
+            if len(known) < _SHOWN_OF_A_REASON:
+                known.append(outcome)
+
     def shown(self) -> list[ImageOutcome]:
-        """At most so many that they can be looked at."""
-        step = -(-len(self.images) // _SHOWN_IMAGES) or 1
-        return self.failures + self.images[::step]
+        """At most so many that they can be looked at: of the failures one for each reason, then another for each."""
+        in_turn = [outcome for some in zip_longest(*self.failures.values()) for outcome in some if outcome]
+        failures = in_turn[:_SHOWN_FAILURES]
+        left = _SHOWN_IMAGES - sum(image_of(outcome) is not None for outcome in failures)
+        return failures + self.images[:: -(-len(self.images) // left) or 1]
 
 
 def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> tuple[BatchReport, str]:
@@ -102,7 +129,8 @@ def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> tuple[BatchRe
     Raises:
         UploadError: They cannot be written; what was made is safe, and another run of the batch writes them.
     """
-    statistics, sample = Statistics(plan.batch_id, plan.manifest, bad_rows=plan.bad_rows), _Sample()
+    statistics = Statistics(plan.batch_id, plan.manifest, bad_rows=plan.bad_rows, expected_usd=plan.estimate.usd)
+    sample = _Sample()
     results = all_results(store, plan.chunks, items_of=lambda number: read_chunk(store, number))
     tables = write_tables(store, _watched(results, statistics, sample), carried=plan.carried)
     store.write(STATS, statistics.dumped())
@@ -116,10 +144,17 @@ def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> tuple[BatchRe
         results=tables.jsonl,
         results_parquet=tables.parquet,
         stats=store.uri_of(STATS),
-        stopped=rounds.stopped or "; ".join(rounds.failures.values()),
+        stopped=rounds.stopped or next(iter(rounds.failures.values()), ""),
     )
     _tell(report, statistics)
-    return report, str(statistics)
+    return report, " ".join((str(statistics), *_most_frequent(statistics)))
+
+
+def _most_frequent(statistics: Statistics) -> Iterator[str]:
+    """Why most items failed, if any did."""
+    for reason in statistics.reasons.top(1):
+        of = f"{reason['count']:,} of {statistics.total.items:,}" if reason["count"] > 1 else "One"
+        yield f"{of} {reason['status'].replace('_', ' ')}: {reason['reason']}"
 
 
 def _watched(results: Iterable[ItemResult], statistics: Statistics, sample: _Sample) -> Iterator[ItemResult]:
@@ -130,7 +165,7 @@ def _watched(results: Iterable[ItemResult], statistics: Statistics, sample: _Sam
 
 
 def _show(statistics: Statistics, sample: _Sample, tables: Tables, batch_id: str) -> None:
-    sheet = contact_sheet_markdown(sample.shown(), title="Some of its images, failures first")
+    sheet = contact_sheet_markdown(sample.shown(), title="Some of its images, failures first", show_totals=False)
     where = "\n".join(f"- `{uri}`" for uri in (tables.jsonl, tables.parquet) if uri)
     show(batch_id, f"{statistics.markdown()}\nThe whole table:\n\n{where}\n\n{sheet}", str(statistics))
 
@@ -157,6 +192,8 @@ def _tell(report: BatchReport, statistics: Statistics) -> None:
         "estimated_cost_usd": report.estimated_cost_usd,
         "possible_duplicates": statistics.total.possible_duplicates,
     }
+    for uri in filter(None, (report.results, report.results_parquet)):
+        assets.emit_table(uri, facts)
     events.emit_batch(
         "finished",
         report.batch_id,

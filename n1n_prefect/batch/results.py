@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from n1n_prefect import catalog
 from n1n_prefect.batch.items import ITEM, Item
+from n1n_prefect.deriving import DerivedImage
 from n1n_prefect.errors import cut
 from n1n_prefect.images import GeneratedImage, ImageOutcome, UploadedImage
 from n1n_prefect.masking import without_secrets
@@ -87,35 +88,7 @@ COLUMNS: dict[str, Column] = {
 
 ANSWER_COLUMNS = ("model_version", "finish_reason", "text", "request_key", "request_id", "response_id")
 USAGE_COLUMNS = tuple(name for name in COLUMNS if name.endswith("_tokens"))
-
-
-@dataclass(frozen=True)
-class VariantObject:
-    """An object derived from an image and put beside it."""
-
-    name: str
-    """The variant's name in the batch."""
-
-    key: str
-    """The object's key."""
-
-    uri: str
-    """The object's address."""
-
-    sha256: str
-    """SHA-256 of its bytes, lower-case hex."""
-
-    media_type: str
-    """IANA media type."""
-
-    width: int
-    """Pixels."""
-
-    height: int
-    """Pixels."""
-
-    size_bytes: int
-    """Length in bytes."""
+_OF_VARIANT = ("name", "key", "uri", "sha256", "media_type", "width", "height", "size_bytes")
 
 
 @dataclass(frozen=True)
@@ -158,7 +131,7 @@ class ItemResult:
     finished_at: datetime | None = None
     """When it ended, in UTC; None while it is pending."""
 
-    variants: tuple[VariantObject, ...] = ()
+    variants: tuple[DerivedImage, ...] = ()
     """What was derived from the image."""
 
     carried: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -175,7 +148,7 @@ class ItemResult:
         *,
         seconds: float | None,
         waited_seconds: float | None,
-        variants: Iterable[VariantObject] = (),
+        variants: Iterable[DerivedImage] = (),
         finished_at: datetime | None = None,
     ) -> "ItemResult":
         """The result of an item that ended with an outcome.
@@ -216,7 +189,9 @@ class ItemResult:
 
 def digest_of(item: Item) -> str:
     """A short digest of what makes an item's image and what belongs to it; not of where the manifest has it."""
-    return sha256(dumped(ITEM.dump_python(replace(item, line=0, take=0, carried={})))).hexdigest()[:16]
+    return sha256(dumped(ITEM.dump_python(replace(item, line=0, take=0, looks_again=False, carried={})))).hexdigest()[
+        :16
+    ]
 
 
 def _compact(outcome: ImageOutcome) -> ImageOutcome:
@@ -256,7 +231,7 @@ def row_of(result: ItemResult, carried: Iterable[str] | None = None) -> dict[str
         "seconds": _rounded(result.seconds),
         "waited_seconds": _rounded(result.waited_seconds),
         "finished_at": result.finished_at.isoformat(timespec="milliseconds") if result.finished_at else None,
-        "variants": [vars(variant) for variant in result.variants],
+        "variants": list(map(_derived, result.variants)),
         **{name: result.carried.get(name) for name in (result.carried if carried is None else carried)},
     }
 
@@ -302,6 +277,10 @@ def _answered(image: GeneratedImage | None) -> dict[str, Any]:
 
 def _used(image: GeneratedImage | None) -> dict[str, int | None]:
     return {name: getattr(image.usage, name) if image else None for name in USAGE_COLUMNS}
+
+
+def _derived(variant: DerivedImage) -> dict[str, Any]:
+    return {name: getattr(variant, name) for name in _OF_VARIANT}
 
 
 def finite(number: float | None) -> float | None:

@@ -1,32 +1,26 @@
-"""The chunks of a batch, handed out and awaited: as task runs of this flow, or as runs of a deployment."""
+"""The chunks of a batch, handed out and awaited: as task runs of this flow, or elsewhere."""
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
-from prefect.deployments import run_deployment
 from prefect.futures import PrefectFuture
 
 from n1n_prefect import budget, stopping
-from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, here, report_if_any, report_name
-from n1n_prefect.batch.store import BatchStore
+from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk
+from n1n_prefect.batch.lease import here
 from n1n_prefect.batch.tally import Tally
-from n1n_prefect.batch.terms import TERMS, Terms
+from n1n_prefect.batch.terms import Terms
 from n1n_prefect.budget import Allowance
-from n1n_prefect.errors import BudgetExceededError, InvalidRequestError, N1nError
+from n1n_prefect.errors import BudgetExceededError
 from n1n_prefect.outcomes import is_under_way
 from n1n_prefect.run_log import get_logger
 
 _LOOK_SECONDS = 0.1
 _FAILURES_IN_A_ROW = 3
-_TRIES_OF_A_RUN = 3
-_ASK_SECONDS = 2.0  # between two questions to the server about runs of a deployment
+_LATE_SECONDS = 5.0  # after the time to end, for chunks to keep what came of them
 
 
 class Handle(Protocol):
@@ -59,99 +53,18 @@ class _TaskRun:
 
 
 def task_runs(terms: Terms, digests: Sequence[str], **blocks: Any) -> Start:
-    """Chunks as task runs, on the task runner of the flow: threads, Dask, Ray; arguments as of `deployment_runs`."""
+    """Chunks as task runs, on the task runner of the flow: threads, Dask, Ray.
+
+    Args:
+        terms: What is the same for all items.
+        digests: What the plan says of each chunk.
+        blocks: The flow's own blocks by parameter.
+    """
 
     def start(number: int, allowance: Allowance | None) -> Handle:
         return _TaskRun(carry_out_chunk.submit(number, digests[number], terms=terms, allowance=allowance, **blocks))
 
     return start
-
-
-@dataclass
-class _DeploymentRun:
-    create: Callable[[], UUID]
-    read: Callable[[], ChunkReport]
-    tries: int = 1
-    asked: float = 0.0
-    state: State[Any] | None = None
-
-    def __post_init__(self) -> None:
-        self.id = self.create()
-
-    def is_done(self) -> bool:
-        """Asks the server now and then; a run whose worker was killed is started again, on another one."""
-        if time.monotonic() < self.asked + _ASK_SECONDS:
-            return False
-        self.asked = time.monotonic()
-        with get_client(sync_client=True) as client:
-            self.state = client.read_flow_run(self.id).state
-        if self.state is None or not self.state.is_final():
-            return False
-        if self.state.is_crashed() and self.tries < _TRIES_OF_A_RUN and not stopping.is_asked():
-            self.tries += 1
-            self.id = self.create()
-            return False
-        return True
-
-    def report(self) -> ChunkReport:
-        if self.state is not None and self.state.is_completed():
-            return self.read()
-        name, message = (self.state.name, self.state.message) if self.state else ("unknown", "")
-        raise N1nError(f"The flow run {self.id} that carried it out is {name}: {message}")
-
-
-def deployment_runs(
-    deployment: str, terms: Terms, digests: Sequence[str], store: BatchStore, blocks: dict[str, Any]
-) -> Start:
-    """Chunks as runs of the deployment of `batch_chunk`, for as many workers as its work pool has.
-
-    Args:
-        deployment: `flow-name/deployment-name`.
-        terms: What is the same for all items.
-        digests: What the plan says of each chunk.
-        store: The batch's documents, where each run leaves its report.
-        blocks: The flow's own blocks by parameter; they travel by reference, and so must be saved.
-
-    Raises:
-        InvalidRequestError: A block is not saved.
-    """
-    references = {name: _reference(name, block) for name, block in blocks.items() if block is not None}
-
-    def start(number: int, allowance: Allowance | None) -> Handle:
-        parameters = {
-            "number": number,
-            "digest": digests[number],
-            "terms": TERMS.dump_python(terms, mode="json"),
-            "allowance": allowance and dataclasses.asdict(allowance),
-            **references,
-        }
-
-        def create() -> UUID:
-            run = run_deployment(
-                deployment, parameters=parameters, timeout=0, flow_run_name=f"{terms.batch_id} {number:05}"
-            )
-            return run.id  # pyright: ignore[reportAttributeAccessIssue]
-
-        return _DeploymentRun(create, lambda: _left_behind(store, number))
-
-    return start
-
-
-def _reference(name: str, block: Any) -> dict[str, Any]:
-    document_id = getattr(block, "_block_document_id", None)
-    if document_id is None:
-        raise InvalidRequestError(
-            f"{name} is not a saved block, and only a saved one travels to another worker without its secrets: save it "
-            f"under a name, and give {type(block).__name__}.load('NAME')."
-        )
-    return {"$ref": {"block_document_id": str(document_id)}}
-
-
-def _left_behind(store: BatchStore, number: int) -> ChunkReport:
-    report = report_if_any(store, number)
-    if report is None:
-        raise N1nError(f"Chunk {number} left no report at {store.uri_of(report_name(number))}.")
-    return report
 
 
 # ── handing them out ─────────────────────────────────────────────────────────
@@ -211,6 +124,7 @@ class Rounds:
         default_factory=dict[int, tuple[Handle, Allowance | None]]
     )
     _poor: set[int] = field(default_factory=set[int])
+    _stuck: set[int] = field(default_factory=set[int])
     _in_a_row: int = 0
 
     def run(self, chunks: Iterable[tuple[int, int]], look: Callable[[], None]) -> None:
@@ -228,20 +142,29 @@ class Rounds:
                 self._take_in(number)
             if (self.stopped or stopping.is_asked()) and not self._under_way:
                 return
+            if stopping.is_late(_LATE_SECONDS):
+                return  # those of other processes may go on without us
             look()
             time.sleep(_LOOK_SECONDS)
 
     def _hand_out(self) -> None:
         while self._waiting and len(self._under_way) < self.at_once and not self.stopped and not stopping.is_asked():
             number = self._waiting[0]
+            if number in self._stuck and self._under_way:
+                return  # what those give back may be enough
             try:
                 share = self.purse and self.purse.share(self._items[number], everything=number in self._poor)
-            except BudgetExceededError as error:
+            except BudgetExceededError:
                 if not self._under_way:
-                    self._stop(error.reason, type(error).__name__)
+                    self._stop_at_ceiling()
                 return
             self._waiting.popleft()
-            self._under_way[number] = self.start(number, share), share
+            try:
+                self._under_way[number] = self.start(number, share), share
+            except Exception as exc:  # noqa: BLE001 - those under way are awaited
+                if share is not None:
+                    share.give_back(0.0)
+                self._failed(number, exc)
 
     def _take_in(self, number: int) -> None:
         handle, share = self._under_way.pop(number)
@@ -255,29 +178,48 @@ class Rounds:
             share.give_back(report.spent_usd)
         is_elsewhere = report.worker != here()
         self.tally.close(number, report.by_status, report.cost_usd, fresh=report.fresh if is_elsewhere else 0)
-        if report.stopped_by == BudgetExceededError.__name__ and self._may_go_on(number, report):
-            self.tally.reopen(report.by_status, report.cost_usd)
-            self._waiting.append(number)
+        if report.spent_usd > 0 or report.stopped_by != BudgetExceededError.__name__:
+            self._stuck.clear()  # there may be enough again
+        if report.stopped_by == BudgetExceededError.__name__ and share is not None:
+            self._ask_for_more(number, report)
         elif report.stopped:
-            self._stop(report.stopped, report.stopped_by)
+            self.stop(report.stopped, report.stopped_by)
 
-    def _may_go_on(self, number: int, report: ChunkReport) -> bool:
-        """Whether a chunk whose share was used up may have more: not after all that was left got it nowhere."""
-        if number in self._poor and report.spent_usd == 0:
-            return False
+    def _ask_for_more(self, number: int, report: ChunkReport) -> None:
+        """Carries out a chunk whose share was used up once more, unless all that was left got it nowhere."""
+        is_stuck = number in self._poor and report.spent_usd == 0
+        if is_stuck and not self._under_way:
+            self._stop_at_ceiling()
+            return
+        if is_stuck:
+            self._stuck.add(number)
         self._poor.add(number)
-        return True
+        self.tally.reopen(report.by_status, report.cost_usd)
+        self._waiting.append(number)
+
+    def _stop_at_ceiling(self) -> None:
+        assert self.purse  # noqa: S101 - only who has a ceiling gets here
+        self.stop(
+            f"The next call would pass max_usd={self.purse.ceiling:g}; raise it to go on.", BudgetExceededError.__name__
+        )
 
     def _failed(self, number: int, exc: Exception) -> None:
-        # What it spent of its share is not known, so that the share stays counted.
+        # What it spent of its share is not known, so that the share stays counted until the next run of the batch,
+        # whose attempt at the chunk finds what was paid for.
         reason = f"{type(exc).__name__}: {exc}"
         get_logger().error("Chunk %05d could not be carried out: %s", number, reason)
         self.failures[number] = reason
         self._in_a_row += 1
         if self._in_a_row >= _FAILURES_IN_A_ROW:
-            self._stop(f"{self._in_a_row} chunks in a row could not be carried out: {reason}", type(exc).__name__)
+            self.stop(f"{self._in_a_row} chunks in a row could not be carried out: {reason}", type(exc).__name__)
 
-    def _stop(self, reason: str, kind: str) -> None:
+    def stop(self, reason: str, kind: str) -> None:
+        """Hands out no more chunks.
+
+        Args:
+            reason: Why, in words.
+            kind: The class of the error behind it, such as `QuotaError`.
+        """
         if not self.stopped:
             self.stopped, self.stopped_by = reason, kind
 

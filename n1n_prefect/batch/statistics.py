@@ -94,11 +94,13 @@ class Statistics:
         batch: The batch's id.
         manifest: Where its rows came from.
         bad_rows: How many rows of the manifest were left out, since they could not be carried out.
+        expected_usd: What the estimate before the first call came to.
     """
 
     batch: str
     manifest: str = ""
     bad_rows: int = 0
+    expected_usd: float | None = None
     total: Sums = field(default_factory=Sums)
     models: dict[str, Sums] = field(default_factory=dict[str, Sums])
     """The same for each model that was asked; from the 201st on together, as `other models`."""
@@ -159,7 +161,8 @@ class Statistics:
     def dumped(self) -> bytes:
         """`_stats.json`.
 
-        Its fields are `schema`, `batch`, `manifest`, `bad_rows`, the fields of `Sums`, `ok_rate`, `by_status`,
+        Its fields are `schema`, `batch`, `manifest`, `bad_rows`, `expected_usd` (the estimate before the first call),
+        the fields of `Sums`, `ok_rate`, `by_status`,
         `by_model` (the fields of `Sums` for each), `top_reasons` (`status`, `reason`, `count`, `example`: an item's
         id), `rare_reasons` (items), `seconds` and `waited_seconds` (`p50`, `p90`, `p99`, `max`, at most 1 % off),
         `started_at`, `first_finished_at`, `last_finished_at` (UTC), `wall_seconds`, `at_work_seconds`,
@@ -173,6 +176,7 @@ class Statistics:
             "batch": self.batch,
             "manifest": without_secrets(self.manifest),
             "bad_rows": self.bad_rows,
+            "expected_usd": None if self.expected_usd is None else round(self.expected_usd, 6),
             **self.total.summary(),
             "ok_rate": _rounded(self.ok_rate),
             "by_status": dict(self.statuses.most_common()),
@@ -203,13 +207,16 @@ class Statistics:
         counts = ", ".join(f"{count:,} {_words(status)}" for status, count in self.statuses.most_common())
         share = "" if self.ok_rate is None else f" ({_share(self.ok_rate)} arrived)"
         yield f"{_counted(self.total.items, 'item')}: {counts}{share}." if counts else "No items."
-        yield from (f"{what}: {figure}." for what, figure in [*self._money(), *self._times()])
+        yield from (f"{what}: {figure}." for what, figure in self._money())
+        if self.images_per_second:
+            yield f"At work: {_duration(self.period.at_work_seconds)}, {self.images_per_second:,.2f} images a second."
         if self.bad_rows:
             yield f"{_counted(self.bad_rows, 'bad row')} of the manifest left out."
 
     def _money(self) -> Iterator[tuple[str, str]]:
         total = self.total
-        yield "Estimated cost", f"${total.spent_usd:,.2f}"
+        expected = "" if self.expected_usd is None else f", and ${self.expected_usd:,.2f} expected"
+        yield "Estimated cost", f"${total.spent_usd:,.2f}{expected}"
         if total.unpriced:
             yield "Without a known price", _counted(total.unpriced, "image")
         if total.charged_without_image:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from boto3.exceptions import S3UploadFailedError
@@ -45,6 +46,23 @@ class BatchStore:
             with answer["Body"] as body:
                 return body.read()
 
+    def age(self, name: str) -> float | None:
+        """How long ago a document was written, in seconds by the store's own clock; None if there is none.
+
+        Raises:
+            UploadError: The store refused or could not be reached.
+        """
+        key = f"{self.folder}/{name}"
+        with location_errors(UploadError, doing="read", bucket=self.location.bucket, key=key):
+            try:
+                head = self.location.get_client().head_object(Bucket=self.location.bucket, Key=key)
+            except ClientError as exc:
+                if exc.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                    return None
+                raise
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return (now - head["LastModified"]).total_seconds()
+
     def write(self, name: str, data: bytes, media_type: str = "application/json") -> None:
         """Puts a document, in the place of an earlier one.
 
@@ -81,13 +99,13 @@ class BatchStore:
         with location_errors(UploadError, doing="delete", bucket=self.location.bucket, key=key):
             self.location.get_client().delete_object(Bucket=self.location.bucket, Key=key)
 
-    def names(self, below: str) -> Iterator[str]:
-        """The names of the documents below a folder of this one, in order.
+    def names(self, below: str = "") -> Iterator[str]:
+        """The names of what lies below a folder of this one, or below this one itself, in order.
 
         Raises:
             UploadError: The bucket cannot be listed.
         """
-        prefix = f"{self.folder}/{below}/"
+        prefix = f"{self.folder}/{below}/" if below else f"{self.folder}/"
         with location_errors(UploadError, doing="list", bucket=self.location.bucket, key=prefix):
             pages = self.location.get_client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.location.bucket, Prefix=prefix):

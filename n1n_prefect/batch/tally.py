@@ -82,7 +82,8 @@ class Tally:
             facts.append(f"${cost_usd:,.2f} so far.")
         if self.fresh and seconds > 1:
             speed = self.fresh / seconds
-            facts.append(f"{speed:.1f} images/s; {_duration((total - ended) / speed)} left.")
+            left = f"; {_duration((total - ended) / speed)} left" if ended < total else ""
+            facts.append(f"{speed:.1f} images/s{left}.")
         return " ".join(facts)
 
 

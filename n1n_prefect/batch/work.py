@@ -9,13 +9,14 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from n1n_prefect import errors, events, stopping
 from n1n_prefect.batch.items import Item
 from n1n_prefect.batch.provenance import sidecar, sidecar_key
-from n1n_prefect.batch.results import ItemResult, VariantObject
+from n1n_prefect.batch.results import ItemResult
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.terms import Terms
 from n1n_prefect.blocks import N1nCredentials, S3Location
@@ -25,12 +26,12 @@ from n1n_prefect.execution import metered
 from n1n_prefect.images import ImageOutcome, UploadedImage
 from n1n_prefect.outcomes import outcome_of
 from n1n_prefect.policies import DELAYS, RETRIES, Attempt, is_last_attempt
-from n1n_prefect.run_log import Log, logging_to
+from n1n_prefect.run_log import Adapter, Log, logging_to
 from n1n_prefect.staging import originals_at_hand
 from n1n_prefect.to_s3 import to_s3
 
 _RATE_LIMITS = 20  # how often one item is told to wait before it is given up
-_FAILURES_LOGGED = 10  # of a chunk; all are in the results
+_FAILURES_LOGGED = 5  # of a chunk; all are in the results
 
 _ENDS_BATCH = (errors.AuthenticationError, errors.QuotaError, errors.BudgetExceededError)
 """What the next item would meet as well."""
@@ -49,6 +50,9 @@ class Stops:
     error: N1nError | None = None
     """Why all, and what that is called."""
 
+    ended: Callable[[], str] = str
+    """Why all, where nothing has failed: somebody else goes on with them, or the batch is told to end; or empty."""
+
     in_a_row: int = 0
     """How many items have failed one after the other, although each was tried several times."""
 
@@ -59,6 +63,8 @@ class Stops:
         """Why an item of this model is not begun; empty if it may be."""
         if stopping.is_asked():
             return "The process was told to end before its turn came."
+        if ended := self.ended():
+            return f"Not tried: {ended}"
         if self.error is not None:
             return f"Not tried: {self.error.reason}"
         return self.by_model.get(model, "")
@@ -90,16 +96,16 @@ class Places:
     destination: S3Location
     """Where images go; its prefix has the batch's folder in it."""
 
-    source: S3Location | None = None
-    """Where `s3://` input images are read from."""
+    source: S3Location
+    """How `s3://` input images are read."""
 
     @classmethod
     def of(
         cls, terms: Terms, *, credentials: N1nCredentials, destination: S3Location, source: S3Location | None
     ) -> "Places":
-        """The blocks of a batch, whose images go below its folder."""
+        """The blocks of a batch: images go below its folder, and inputs are read with the destination's keys, too."""
         inside = destination.model_copy(update={"prefix": _joined(destination.prefix, terms.folder)})
-        return cls(credentials, inside, source)
+        return cls(credentials, inside, source or destination)
 
     @property
     def store(self) -> BatchStore:
@@ -151,7 +157,7 @@ class Worker:
                 with Attempt(number, is_last).under_way():
                     return self._tried(item)
             except N1nError as error:
-                if stopping.is_asked():
+                if stopping.is_asked() or self.stops.ended():
                     return ImageOutcome(item.id, "pending", error.reason), ()
                 if is_last or not error.is_transient:
                     return outcome_of(error, item.id), ()
@@ -175,12 +181,11 @@ class Worker:
                 raise
             return _without(outcome, error), ()
 
-    def _variants(self, item: Item, uploaded: UploadedImage) -> tuple[VariantObject, ...]:
+    def _variants(self, item: Item, uploaded: UploadedImage) -> tuple[DerivedImage, ...]:
         wanted = [variant for variant in self.terms.variants if variant.name in item.variants]
         if not wanted or uploaded.original is None:
             return ()
-        made = derived_objects(uploaded.original.read_bytes(), uploaded, wanted, self.places.destination)
-        return tuple(map(_variant_object, made))
+        return derived_objects(uploaded.original.read_bytes(), uploaded, wanted, self.places.destination)
 
     def _with_sidecar(self, item: Item, result: ItemResult) -> ItemResult:
         image, uploaded = result.outcome.image, result.outcome.uploaded
@@ -209,12 +214,12 @@ class Worker:
             "name": item.id if item.key is None and "{name}" in self.places.destination.key_template else None,
             "key": item.key,
             "spec": terms.spec,
-            "on_invalid": terms.on_invalid,
-            "regenerations": terms.regenerations,
+            "on_invalid": "regenerate" if item.looks_again else terms.on_invalid,
+            "regenerations": terms.takes if item.looks_again else terms.regenerations,
             "if_exists": terms.if_exists,
             "metadata": None,
             "spending": terms.spending,
-            "take": item.take,
+            "take": item.take - item.looks_again,
         }
 
     def broken(self, item: Item, exc: BaseException) -> ItemResult:
@@ -229,7 +234,7 @@ class Worker:
             return self._logged <= _FAILURES_LOGGED
 
 
-_Ended = tuple[ImageOutcome, tuple[VariantObject, ...]]
+_Ended = tuple[ImageOutcome, tuple[DerivedImage, ...]]
 _PENDING = (errors.AuthenticationError, errors.QuotaError)
 """Nothing has come of such an item, and nothing is wrong with it: it is carried out by the next run."""
 
@@ -249,16 +254,10 @@ def _delay(number: int, error: N1nError) -> float:
     return seconds + random.uniform(0, min(seconds * 0.1, 5.0))  # noqa: S311
 
 
-def _variant_object(made: DerivedImage) -> VariantObject:
-    return VariantObject(
-        made.name, made.key, made.uri, made.sha256, made.media_type, made.width, made.height, made.size_bytes
-    )
-
-
 _details = logging.getLogger("n1n_prefect.batch")
 
 
-class _ItemLog(logging.LoggerAdapter[logging.Logger]):
+class _ItemLog(Adapter):
     """The log of one item: all to the process's own log, at DEBUG; the first failures of a chunk to the run's."""
 
     def __init__(self, worker: Worker, id: str) -> None:  # noqa: A002 - the field's name
@@ -268,7 +267,11 @@ class _ItemLog(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Says something of the item."""
-        if level >= logging.WARNING and is_last_attempt() and self.worker.may_log():
+        # An error is logged as one where nothing is tried again.
+        is_last = level >= logging.ERROR or (level >= logging.WARNING and is_last_attempt())
+        # A share that is used up is nothing to be told: its chunk gets more, or the batch says that there is none.
+        is_news = is_last and not any(isinstance(arg, errors.BudgetExceededError) for arg in args)
+        if is_news and self.worker.may_log():
             self.worker.log.log(level, f"{self.id}: {msg}", *args, **kwargs)
         else:
             _details.debug(f"{self.id}: {msg}", *args, **kwargs)

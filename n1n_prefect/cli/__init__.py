@@ -8,10 +8,10 @@ import argparse
 from collections.abc import Sequence
 
 from n1n_prefect.__about__ import __version__
-from n1n_prefect.cli import demo, doctor, estimate, faults, gateway, link, models, prune, resume, setup
+from n1n_prefect.cli import batch, demo, doctor, estimate, faults, gateway, link, models, prune, resume, setup
 from n1n_prefect.cli.failures import exit_code_of
 
-COMMANDS = (demo, estimate, gateway, faults, models, setup, doctor, link, resume, prune)
+COMMANDS = (demo, batch, estimate, gateway, faults, models, setup, doctor, link, resume, prune)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

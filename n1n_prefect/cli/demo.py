@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the demo in a process of its own, since Prefect reads its settings when it is first imported."""
-    output = _writable(args.output)
+    output = writable(args.output)
     environment = {"PREFECT_API_URL": "", **prefect_settings(output), **os.environ}
     if not environment["PREFECT_API_URL"]:
         del environment["PREFECT_API_URL"]
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own module
 
 
-def _writable(folder: Path) -> Path:
+def writable(folder: Path) -> Path:
     """The folder's whole path; it is made if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

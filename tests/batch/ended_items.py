@@ -4,12 +4,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from n1n_prefect.batch.items import Item
-from n1n_prefect.batch.results import ItemResult, VariantObject
+from n1n_prefect.batch.results import ItemResult
+from n1n_prefect.deriving import DerivedImage
 from n1n_prefect.images import GeneratedImage, ImageOutcome, ImageRequest, UploadedImage, Usage
 
 AT = datetime(2026, 11, 25, 7, 10, 0, 123_456, tzinfo=timezone.utc)
 PROMPT = "A red fox in the snow"
-THUMB = VariantObject("thumb", "week/a-thumb.webp", "s3://shop/week/a-thumb.webp", "c" * 64, "image/webp", 96, 64, 900)
+THUMB = DerivedImage("thumb", "shop", "week/a-thumb.webp", "c" * 64, "image/webp", 96, 64, 900)
 
 
 def item(name: str = "fox", line: int = 2, **changes: Any) -> Item:

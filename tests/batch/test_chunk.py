@@ -8,12 +8,12 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from n1n_prefect import BudgetExceededError, InvalidRequestError, Spending, Variant, stopping
+from n1n_prefect import BudgetExceededError, DerivedImage, InvalidRequestError, S3Location, Spending, Variant, stopping
 from n1n_prefect.batch import chunk as chunk_module
 from n1n_prefect.batch.chunk import REPORT, is_done, report_if_any, report_name
-from n1n_prefect.batch.results import VariantObject
 from n1n_prefect.budget import Allowance
 from n1n_prefect.images import ImageSpec
+from n1n_prefect.pools import pace_of
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -146,6 +146,48 @@ class TestBadItems:
         assert outcome.charged == "unknown"
 
 
+class TestSlowedDown:
+    def test_all_wait_together_and_each_arrives(self, batch, n1n_gateway):
+        n1n_gateway.faults.add("rate_limited", 8, seconds=1)
+        batch.plan(*(f"animal {number}" for number in range(12)))
+        assert batch.carry_out().by_status == {"uploaded": 12}
+        assert len(n1n_gateway.ledger.calls) == 20
+        assert pace_of(batch.credentials).limit < 8, "it has not wholly recovered yet"
+        assert sum(result.waited_seconds for result in batch.results().values()) > 1
+
+    def test_being_told_to_wait_is_no_failed_attempt(self, batch_of, n1n_credentials, n1n_gateway):
+        batch = batch_of(n1n_credentials.model_copy(update={"max_in_flight": 1}))
+        n1n_gateway.faults.add("rate_limited", 8, seconds=0)
+        batch.plan("animal 0")
+        assert batch.carry_out().by_status == {"uploaded": 1}
+        assert batch.results()["animal 0"].outcome.attempts == 9
+
+
+class TestSlowStore:
+    def test_no_image_is_paid_for_that_nobody_can_take(self, batch_of, n1n_credentials, n1n_gateway, monkeypatch):
+        """Whoever draws an image also puts it into the store, so that a slow one holds up the drawing."""
+        batch = batch_of(n1n_credentials.model_copy(update={"max_in_flight": 3}))
+        batch.plan(*(f"animal {number}" for number in range(12)))
+        put, is_slow, waiting = S3Location.put_image, threading.Event(), threading.Semaphore(0)
+
+        def slow(self, *args, **kwargs):
+            waiting.release()
+            assert is_slow.wait(60)
+            return put(self, *args, **kwargs)
+
+        monkeypatch.setattr(S3Location, "put_image", slow)
+        ended = []
+        work = threading.Thread(target=lambda: ended.append(batch.carry_out()))
+        work.start()
+        for _ in range(3):
+            assert waiting.acquire(timeout=60)
+        assert not waiting.acquire(timeout=0.5), "three are drawn, and no fourth"
+        assert len(n1n_gateway.ledger.calls) == 3
+        is_slow.set()
+        work.join(60)
+        assert ended[0].by_status == {"uploaded": 12}
+
+
 class TestAgain:
     def test_what_is_done_stands(self, batch, n1n_gateway):
         batch.plan(*ANIMALS)
@@ -268,6 +310,28 @@ class TestRules:
         assert batch.carry_out().by_status == {"invalid": 1, "uploaded": 1}
         assert batch.results()["animal 0"].outcome.charged == "yes"
 
+    def test_an_invalid_one_is_looked_at_again_before_another_is_paid(self, batch, n1n_gateway):
+        n1n_gateway.faults.add("blank_image", 2, match="animal 0")
+        batch.plan(*ANIMALS[:2])
+        batch.carry_out()
+        batch.terms = replace(batch.terms, redo=("invalid",))
+        batch.carry_out()  # blank again
+        assert calls_of(n1n_gateway)["animal 0"] == 2
+        batch.terms = replace(batch.terms, spec=ImageSpec(reject_blank=False))
+        assert batch.carry_out().by_status == {"uploaded": 2}
+        assert calls_of(n1n_gateway)["animal 0"] == 2
+        assert batch.results()["animal 0"].outcome.estimated_cost_usd == pytest.approx(0.039, rel=0.02)
+
+    def test_and_another_is_drawn_where_it_is_still_invalid(self, batch, n1n_gateway):
+        n1n_gateway.faults.add("blank_image", 1, match="animal 0")
+        batch.plan(*ANIMALS[:2])
+        batch.carry_out()
+        batch.terms = replace(batch.terms, redo=("invalid",))
+        assert batch.carry_out().by_status == {"uploaded": 2}
+        assert calls_of(n1n_gateway)["animal 0"] == 2
+        outcome = batch.results()["animal 0"].outcome
+        assert outcome.estimated_cost_usd == pytest.approx(0.078, rel=0.02), "both were paid"
+
 
 class TestBeside:
     def test_variants_lie_beside_their_image(self, batch_of):
@@ -275,7 +339,7 @@ class TestBeside:
         batch.plan({"id": "a", "prompt": "a fox", "variants": "thumb"}, {"id": "b", "prompt": "b", "variants": "none"})
         batch.carry_out()
         (made,) = batch.results()["a"].variants
-        assert isinstance(made, VariantObject)
+        assert isinstance(made, DerivedImage)
         assert (made.name, made.media_type, max(made.width, made.height)) == ("thumb", "image/webp", 64)
         key = made.key.removeprefix(f"{batch.places.destination.prefix}/")
         assert hashlib.sha256(batch.objects()[key]).hexdigest() == made.sha256

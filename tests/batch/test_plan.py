@@ -334,7 +334,7 @@ class TestPlan:
 
     def test_in_words(self):
         assert planned().summary(in_flight=4) == (
-            f"1,220 images from in/m.csv, 1,020 of {PRO} and 200 of new: about $134.40 and 1.9 hours with 4 calls at "
+            f"1,220 images from in/m.csv (1,020 of {PRO}, 200 of new): about $134.40 and 1.9 hours with 4 calls at "
             "once. At most $403.20, if every call were lost or imageless as often as allowed. The dollars leave out "
             "new, whose price is not known. Equal to an earlier row, and so sharing its image: 20; another sample "
             "draws anew. Left out: 3 bad rows; bad_rows.jsonl says why."

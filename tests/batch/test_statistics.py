@@ -179,10 +179,17 @@ class TestDumped:
 class TestForPeople:
     def test_a_quiet_batch_is_a_few_sentences(self):
         assert str(counted(ended(), ended(failed()), ended())) == (
-            "3 items: 2 uploaded, 1 failed (66.7 % arrived). Estimated cost: $0.27. At work: 0:00:04. "
-            "Images a second: 0.47. Seconds an item: half within 4.2, 99 % within 4.2. "
-            "Of them waiting for the gateway: half within 0.5, 99 % within 0.5."
+            "3 items: 2 uploaded, 1 failed (66.7 % arrived). Estimated cost: $0.27. At work: 0:00:04, 0.47 images a "
+            "second."
         )
+
+    def test_what_it_cost_stands_beside_the_estimate(self):
+        statistics = counted(ended(), expected_usd=0.15)
+        assert "Estimated cost: $0.13, and $0.15 expected." in str(statistics)
+        assert written(statistics)["expected_usd"] == 0.15
+
+    def test_no_image_has_no_speed(self):
+        assert "images a second" not in str(counted(ended(failed())))
 
     def test_losses_are_named(self):
         said = str(

@@ -53,3 +53,10 @@ def test_each_run_of_a_batch_begins_at_nothing():
     tally_of("week-46").add(0, result())
     assert new_tally("week-46").sums() == ({}, 0)
     assert tally_of("week-46").sums() == ({}, 0)
+
+
+def test_says_nothing_of_time_left_once_all_have_ended():
+    tally = Tally()
+    tally.started -= 100
+    tally.close(0, {"uploaded": 500}, 0, fresh=500)
+    assert tally.sentence(500) == "500 of 500 images have ended: 500 uploaded. 5.0 images/s."
