@@ -10,10 +10,11 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.benchmarks import importing, parsing, pipeline, protection, sheet
+from tests.benchmarks import batch, importing, parsing, pipeline, protection, servers, sheet
 from tests.benchmarks.measuring import Line
 
 _OUTPUT = Path("benchmark-output")
@@ -49,17 +50,34 @@ def _sheet(options: argparse.Namespace) -> Iterator[Line]:
 
 def _pipeline(options: argparse.Namespace) -> Iterator[Line]:
     with pipeline.place() as where:
-        yield from pipeline.cpu_lines(where, options.images, options.rounds)
+        yield from pipeline.cpu_lines(where, options.images or 150, options.rounds)
 
 
 def _protection(options: argparse.Namespace) -> Iterator[Line]:
     with pipeline.place() as where:
-        yield from protection.lines(where, options.images, options.rounds)
+        yield from protection.lines(where, options.images or 150, options.rounds)
 
 
 def _memory(options: argparse.Namespace) -> Iterator[Line]:
     with pipeline.place() as where:
         yield from pipeline.memory_lines(where)
+
+
+def _batch(options: argparse.Namespace) -> Iterator[Line]:
+    with pipeline.place(s3=servers.forgetful_s3) as where:
+        yield from batch.cpu_lines(where, options.images or 150, options.rounds)
+
+
+def _batch_memory(options: argparse.Namespace) -> Iterator[Line]:
+    gateway = partial(servers.gateway, latency_seconds=batch.HASTE)
+    with pipeline.place(gateway, servers.forgetful_s3) as where:
+        yield from batch.memory_lines(where, options.images or 1000)
+
+
+def _batch_large(options: argparse.Namespace) -> Iterator[Line]:
+    gateway = partial(servers.gateway, picture_bytes=batch.LARGE_BYTES, pixels=batch.LARGE_PIXELS)
+    with pipeline.place(gateway, servers.forgetful_s3) as where:
+        yield from batch.large_lines(where, options.rounds)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
@@ -69,13 +87,16 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "memory": _memory,
     "pipeline": _pipeline,
     "journal": _protection,
+    "batch": _batch,
+    "batch-memory": _batch_memory,
+    "batch-large": _batch_large,
 }
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--only", type=_parts, default=list(PARTS), metavar="PART,…", help=", ".join(PARTS))
-    parser.add_argument("--images", type=int, default=150, help="images in each run of the pipeline")
+    parser.add_argument("--images", type=int, help="images in each run; 150, or 1000 for memory")
     parser.add_argument("--rounds", type=int, default=3, help="how often each figure is measured")
     return parser.parse_args()
 
@@ -94,7 +115,7 @@ def _environment() -> str:
 
 def _row(line: Line) -> str:
     goal = "" if line.at_most is None else f"≤ {line.at_most:g}"
-    return f"{line.part:9} {line.what:70} {line.value:8.3f} {line.unit:7} {goal:8} {line.verdict:7} {line.detail}"
+    return f"{line.part:12} {line.what:70} {line.value:8.3f} {line.unit:7} {goal:8} {line.verdict:7} {line.detail}"
 
 
 def _written(lines: list[Line], seconds: float) -> Path:

@@ -78,6 +78,11 @@ def peak_bytes() -> int:
     return int(found[1]) * 1024
 
 
+def held_bytes() -> int:
+    """The memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 @dataclass(frozen=True)
 class Ended:
     """A fresh process that has ended."""

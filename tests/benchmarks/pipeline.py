@@ -1,9 +1,10 @@
 """The three-task pipeline beside a bare script and beside tasks that do nothing: client CPU, and memory growth."""
 
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ CPU_AT_MOST = 1.15  # times the bare script and three tasks that do nothing, tog
 GROWTH_AT_MOST = 0.1  # megabytes an image
 _RUNS = ("bare", "nothing", "three_tasks", "anothing", "athree_tasks", "one_task")
 _FEW, _MANY = 50, 250
+Servers = Callable[[], AbstractContextManager[str]]
 
 
 @dataclass
@@ -26,6 +28,11 @@ class Place:
     gateway: str
     s3: str
     runs: int = 0
+
+    @property
+    def database(self) -> Path:
+        """The Prefect server's own."""
+        return self.folder / "prefect" / "prefect.db"
 
     def run(self, variant: str, images: int) -> dict[str, float]:
         """What one variant took, in a fresh process with storage of its own."""
@@ -42,20 +49,21 @@ class Place:
         }
         ended = fresh(function, *arguments, images, self.gateway, self.s3, env=env)
         servers.forget_objects(self.s3)
+        shutil.rmtree(home, ignore_errors=True)
         cpu = ended.cpu_seconds - ended.told["cpu_before"]
         return {**ended.told, "cpu_ms": cpu / images * 1000}
 
 
 @contextmanager
-def place() -> Iterator[Place]:
+def place(gateway: Servers = servers.gateway, s3: Servers = servers.moto) -> Iterator[Place]:
     """Servers in processes of their own."""
     with (
         tempfile.TemporaryDirectory() as folder,
         servers.prefect_server(Path(folder, "prefect")) as prefect_api,
-        servers.gateway() as gateway,
-        servers.moto() as s3,
+        gateway() as gateway_url,
+        s3() as s3_url,
     ):
-        yield Place(Path(folder), prefect_api, gateway, s3)
+        yield Place(Path(folder), prefect_api, gateway_url, s3_url)
 
 
 # ── CPU ──────────────────────────────────────────────────────────────────────

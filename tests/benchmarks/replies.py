@@ -50,9 +50,9 @@ def as_sse(document: dict[str, Any]) -> bytes:
     return b"".join(b"data: %s\r\n\r\n" % as_json(chunk) for chunk in chunks)
 
 
-def png(size: int) -> bytes:
+def png(size: int, width: int = 1024, height: int = 1024) -> bytes:
     """A PNG's structure around noise, of about so many bytes."""
-    header = struct.pack(">IIBBBBB", 1024, 1024, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", os.urandom(size)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(map(_chunk, chunks))
 

@@ -1,7 +1,9 @@
 """The servers that benchmarks talk to, each a process of its own on the loopback interface."""
 
 import base64
+import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,13 +16,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from n1n_prefect.testing.encoding import commented_base64, split
 from tests.benchmarks.measuring import ROOT
 from tests.benchmarks.replies import png
 
 _START_SECONDS = 180
-_LATENCY_SECONDS = 0.3  # so that calls overlap, as real ones of many seconds do
+LATENCY_SECONDS = (0.3, 0.3)  # so that calls overlap, as real ones of many seconds do
+PICTURE_BYTES = 1_940_000
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -29,39 +33,63 @@ _QUIET = {
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """A Prefect server with its own database; gives the API's address."""
+def prefect_server(home: Path, database_url: str = "") -> Iterator[str]:
+    """A Prefect server with its own database, SQLite in its home if none is named; gives the API's address."""
     port = _free_port()
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with _running(command, f"http://127.0.0.1:{port}/api/health", {**_QUIET, "PREFECT_HOME": str(home)}):
+    env = {**_QUIET, "PREFECT_HOME": str(home)}
+    if database_url:
+        env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database_url
+    with _running(command, f"http://127.0.0.1:{port}/api/health", env):
         yield f"http://127.0.0.1:{port}/api"
 
 
 @contextmanager
-def gateway() -> Iterator[str]:
-    """The local n1n gateway with pictures of a real one's length, each unlike the others; gives its address."""
+def gateway(
+    latency_seconds: tuple[float, float] = LATENCY_SECONDS,
+    picture_bytes: int = PICTURE_BYTES,
+    pixels: tuple[int, int] = (1024, 1024),
+) -> Iterator[str]:
+    """The local n1n gateway with pictures of a real one's length, each unlike the others; gives its address.
+
+    Args:
+        latency_seconds: How long an image takes, at least and at most.
+        picture_bytes: The length of each.
+        pixels: Its width and height.
+    """
     port = _free_port()
-    code = f"from tests.benchmarks.servers import serve_gateway; serve_gateway({port})"
+    arguments = f"{port}, {latency_seconds!r}, {picture_bytes}, {pixels!r}"
+    code = f"from tests.benchmarks.servers import serve_gateway; serve_gateway({arguments})"
     with _running([sys.executable, "-c", code], f"http://127.0.0.1:{port}/ledger", {}):
         yield f"http://127.0.0.1:{port}"
 
 
-def serve_gateway(port: int) -> None:
+def serve_gateway(port: int, latency_seconds: tuple[float, float], picture_bytes: int, pixels: tuple[int, int]) -> None:
     """Runs the gateway until the process is ended."""
     from n1n_prefect.testing import LocalGateway
 
-    server = LocalGateway(port, latency_seconds=_LATENCY_SECONDS)
-    server.drawing = _Noise()
+    class Gateway(LocalGateway):
+        def work(self, billed: bool = True) -> None:
+            self.pause(random.uniform(*latency_seconds))
+
+    server = Gateway(port)
+    server.drawing = _Noise(png(picture_bytes, *pixels))
     with server:
         threading.Event().wait()
 
 
-class _Noise:
-    """PNG files of 1.94 MB in place of drawn pictures, at no cost; each has a number inside."""
+def ledger(gateway_url: str) -> dict[str, Any]:
+    """What the gateway billed so far: `calls`, `billed`, `duplicates` and more."""
+    with urllib.request.urlopen(f"{gateway_url}/ledger", timeout=60) as answer:
+        return json.load(answer)
 
-    def __init__(self) -> None:
+
+class _Noise:
+    """PNG files of noise in place of drawn pictures, at no cost; each has a number inside."""
+
+    def __init__(self, data: bytes) -> None:
         self._numbers = count()
-        self._head, self._rest = split(png(1_940_000))
+        self._head, self._rest = split(data)
         self._rest = base64.b64encode(self._rest).decode()
 
     def draw_base64(self, picture: object) -> str:
@@ -77,8 +105,17 @@ def moto() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@contextmanager
+def forgetful_s3() -> Iterator[str]:
+    """An S3 server that checks images and forgets their bytes, at a tenth of moto's CPU; gives its address."""
+    port = _free_port()
+    code = f"from tests.benchmarks.forgetful_s3 import serve; serve({port})"
+    with _running([sys.executable, "-c", code], f"http://127.0.0.1:{port}/", {}):
+        yield f"http://127.0.0.1:{port}"
+
+
 def forget_objects(endpoint_url: str) -> None:
-    """Empties moto, whose memory would otherwise fill over the rounds."""
+    """Empties an S3 server, whose memory would otherwise fill over the rounds."""
     urllib.request.urlopen(f"{endpoint_url}/moto-api/reset", data=b"").close()
 
 

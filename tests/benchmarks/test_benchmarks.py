@@ -1,8 +1,10 @@
 """The benchmarks still run, and what does not depend on the machine's speed holds."""
 
+from functools import partial
+
 import pytest
 
-from tests.benchmarks import importing, parsing, replies
+from tests.benchmarks import batch, importing, parsing, pipeline, replies, servers
 from tests.benchmarks.measuring import Line, fresh, in_turns, median_ratio
 
 
@@ -31,6 +33,36 @@ class TestImport:
         theirs, ours = fresh(importing.import_seconds, ["prefect", "prefect.tasks"]).told
         assert theirs > 0
         assert ours > 0
+
+
+@pytest.fixture(scope="module")
+def ran():
+    """A thousand images through one flow run, a tenth as large as real ones."""
+    small = partial(servers.gateway, latency_seconds=batch.HASTE, picture_bytes=200_000)
+    with pipeline.place(small, servers.forgetful_s3) as where:
+        return batch.long_run(where, images=1000, at_once=8)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestBatch:
+    def test_each_image_is_paid_once_and_has_one_row(self, ran):
+        assert ran["calls"] == 1000  # that no row is missing or twice is known where it ran
+        assert ran["wrong"] == 0
+
+    def test_memory_does_not_grow(self, ran):
+        # With a tenth of each image kept it would be 20 MB; it is noise of a few.
+        assert ran["looks"] >= 20
+        assert ran["growth_mb"] < 20
+
+    def test_the_database_grows_little(self, ran):
+        assert 0 < ran["database_mb"] < 1.5
+
+
+class TestGrowth:
+    def test_is_that_of_the_best_line_once_memory_has_settled(self):
+        looks = [(10, 900), (400, 5000), (600, 6600), (800, 6790), (1000, 7000)]
+        assert batch.growth(looks) == pytest.approx(1.0, abs=0.05)
 
 
 class TestMeasuring:

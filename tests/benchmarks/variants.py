@@ -3,10 +3,14 @@
 import asyncio
 import base64
 import hashlib
+import os
+import resource
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.measuring import MEGABYTE, peak_bytes
@@ -14,8 +18,15 @@ from tests.benchmarks.measuring import MEGABYTE, peak_bytes
 AT_ONCE = 8
 MODEL = "gemini-2.5-flash-image"
 API_KEY = "sk-local-gateway"
-_WARM_UP = 2
+WARM_UP = 2
+BATCH = "a-red-fox-0"  # the id of the batch whose first prompt that is
 Run = Callable[[Sequence[str]], Any]
+
+
+def measured_at_once(variant: str, at_once: int, images: int, gateway: str, endpoint_url: str) -> dict[str, float]:
+    """`measured`, with so many images under way, for the variants that can have any number."""
+    with VARIANTS[variant](gateway, endpoint_url, at_once) as run:
+        return counted_run(run, images)
 
 
 def measured(variant: str, images: int, gateway: str, endpoint_url: str) -> dict[str, float]:
@@ -30,13 +41,19 @@ def measured(variant: str, images: int, gateway: str, endpoint_url: str) -> dict
 
 def counted_run(run: Run, images: int, is_warm: Callable[[], object] = lambda: None) -> dict[str, float]:
     """What a run of so many images took, after a short one; `is_warm` is called between them."""
-    run(_prompts("warm up", _WARM_UP))
+    run(_prompts("warm up", WARM_UP))
     is_warm()
-    before, started = time.process_time(), time.monotonic()
+    before, started = used_seconds(), time.monotonic()
     made = run(_prompts("a red fox", images))
     seconds = time.monotonic() - started
-    assert len(set(made)) == images, f"{len(set(made))} of {images}"
+    assert len(set(made)) == len(made) == images, f"{len(set(made))} in {len(made)} rows, of {images}"
     return {"cpu_before": before, "seconds": seconds, "peak_mb": peak_bytes() / MEGABYTE}
+
+
+def used_seconds() -> float:
+    """CPU seconds of this process so far, and of those that it has started and awaited."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _prompts(words: str, count: int) -> list[str]:
@@ -47,8 +64,8 @@ def _prompts(words: str, count: int) -> list[str]:
 
 
 @contextmanager
-def bare(gateway: str, endpoint_url: str) -> Iterator[Run]:
-    """httpx, orjson, base64, hashlib and boto3 on eight threads."""
+def bare(gateway: str, endpoint_url: str, at_once: int = AT_ONCE) -> Iterator[Run]:
+    """httpx, orjson, base64, hashlib and boto3 on so many threads."""
     import httpx
     import orjson
 
@@ -67,7 +84,7 @@ def bare(gateway: str, endpoint_url: str) -> Iterator[Run]:
             s3.put_object(Bucket="bare", Key=key, Body=data, ContentType=image["mimeType"])
             return key
 
-        with ThreadPoolExecutor(AT_ONCE) as threads:
+        with ThreadPoolExecutor(at_once) as threads:
             yield lambda prompts: list(threads.map(one, prompts))
 
 
@@ -81,7 +98,7 @@ def _s3_client(endpoint_url: str) -> Any:
         region_name="us-east-1",
         aws_access_key_id="benchmark",
         aws_secret_access_key="benchmark",
-        config=Config(max_pool_connections=32),
+        config=Config(max_pool_connections=64),
     )
 
 
@@ -137,7 +154,8 @@ async def _eight_at_once(one: Callable[[str], Any], prompts: list[str]) -> list[
 # ── ours ─────────────────────────────────────────────────────────────────────
 
 
-def _blocks(gateway: str, endpoint_url: str) -> tuple[Any, Any]:
+def blocks(gateway: str, endpoint_url: str, at_once: int = AT_ONCE) -> tuple[Any, Any]:
+    """Credentials and destination."""
     from n1n_prefect import N1nCredentials, S3Location
 
     destination = S3Location(
@@ -150,7 +168,7 @@ def _blocks(gateway: str, endpoint_url: str) -> tuple[Any, Any]:
         conditional_put="always",  # as "auto" is on AWS, for which moto stands here
     )
     destination.get_client().create_bucket(Bucket="ours")
-    return N1nCredentials(api_key=API_KEY, base_url=gateway), destination
+    return N1nCredentials(api_key=API_KEY, base_url=gateway, max_in_flight=at_once), destination
 
 
 @contextmanager
@@ -161,7 +179,7 @@ def three_tasks(gateway: str, endpoint_url: str, **options: Any) -> Iterator[Run
 
     from n1n_prefect import generate_image, upload_image, validate_image
 
-    credentials, destination = _blocks(gateway, endpoint_url)
+    credentials, destination = blocks(gateway, endpoint_url)
 
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=AT_ONCE), **options)
     def generate_to_s3(prompts: list[str]) -> list[str]:
@@ -179,7 +197,7 @@ def athree_tasks(gateway: str, endpoint_url: str) -> Iterator[Run]:
 
     from n1n_prefect import agenerate_image, aupload_image, avalidate_image
 
-    credentials, destination = _blocks(gateway, endpoint_url)
+    credentials, destination = blocks(gateway, endpoint_url)
 
     async def one(prompt: str) -> str:
         image = await agenerate_image(prompt, credentials=credentials, model=MODEL)
@@ -200,7 +218,7 @@ def one_task(gateway: str, endpoint_url: str) -> Iterator[Run]:
 
     from n1n_prefect import image_to_s3
 
-    credentials, destination = _blocks(gateway, endpoint_url)
+    credentials, destination = blocks(gateway, endpoint_url)
 
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=AT_ONCE))
     def generate_to_s3(prompts: list[str]) -> list[str]:
@@ -210,4 +228,46 @@ def one_task(gateway: str, endpoint_url: str) -> Iterator[Run]:
     yield generate_to_s3
 
 
-VARIANTS: dict[str, Any] = {run.__name__: run for run in (bare, nothing, anothing, three_tasks, athree_tasks, one_task)}
+@contextmanager
+def batch(gateway: str, endpoint_url: str, at_once: int = AT_ONCE, **options: Any) -> Iterator[Run]:
+    """batch_to_s3: a manifest of the prompts in chunks, with its plan, tables and statistics."""
+    import orjson
+
+    from n1n_prefect.batch import batch_to_s3
+
+    credentials, destination = blocks(gateway, endpoint_url, at_once)
+    with tempfile.TemporaryDirectory() as folder, _working_in(folder):
+
+        def run(prompts: Sequence[str]) -> list[str]:
+            manifest = Path(f"{prompts[0].replace(' ', '-')}.jsonl")
+            manifest.write_bytes(b"\n".join(orjson.dumps({"prompt": prompt}) for prompt in prompts))
+            report = batch_to_s3(str(manifest), credentials, destination, **options)
+            return _ids(report, destination)
+
+        yield run
+
+
+@contextmanager
+def _working_in(folder: str) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _ids(report: Any, destination: Any) -> list[str]:
+    """The ids of a batch's rows, once each of them is known to have an object of its own."""
+    import orjson
+
+    key = report.results.removeprefix(f"s3://{destination.bucket}/")
+    table = destination.get_client().get_object(Bucket=destination.bucket, Key=key)["Body"]
+    found = [(row["id"], row["uri"]) for row in map(orjson.loads, table.iter_lines(1 << 18))]
+    assert len({uri for _, uri in found if uri}) == len(found), "two rows have one object, or a row has none"
+    return [name for name, _ in found]
+
+
+VARIANTS: dict[str, Any] = {
+    run.__name__: run for run in (bare, nothing, anothing, three_tasks, athree_tasks, one_task, batch)
+}
