@@ -49,7 +49,8 @@ class Window:
         """Opens the list of a field's options."""
         field = self.field(title)
         if self.ui == "v2":
-            field.locator("fieldset button").first.click()
+            # Beside a list of blocks, and until they are loaded alone, is a button that adds one.
+            field.locator("fieldset button").filter(has_not_text=re.compile(r"^Add\b")).first.click()
         else:  # where a click of no duration opens the list and closes it again
             field.locator(".p-select-button__control").first.press("Space")
 
