@@ -175,8 +175,7 @@ def _split(
         if result is None or result.asked != digest_of(item):
             result = ItemResult.pending(item)
         if result.outcome.status in terms.redo if terms.redo else _is_left(result):
-            looks_again = result.outcome.status == "invalid"
-            to_do.append(replace(item, take=_next_take(result, terms), looks_again=looks_again))
+            to_do.append(_drawn_next(item, result, terms))
         else:
             stands[item.id] = replace(result, line=item.line, carried=item.carried)
     return stands, to_do
@@ -188,9 +187,19 @@ def _is_left(result: ItemResult) -> bool:
     return outcome.status in NOT_TRIED or (outcome.status in _FREE and outcome.charged == "no")
 
 
-def _next_take(result: ItemResult, terms: Terms) -> int:
-    """Past all drawings that were given up, so that the journal does not repeat what is known."""
-    return result.take + (terms.takes if result.outcome.status in _DRAWN_ANEW else 0)
+def _drawn_next(item: Item, result: ItemResult, terms: Terms) -> Item:
+    """The item past all drawings that were given up, so that the journal does not repeat what is known."""
+    outcome = result.outcome
+    if outcome.status not in _DRAWN_ANEW:
+        return replace(item, take=result.take, given_up_usd=result.given_up_usd)
+    looks_again = outcome.status == "invalid"
+    found = outcome.image.estimated_cost_usd if looks_again and outcome.image else None
+    return replace(
+        item,
+        take=result.take + terms.takes,
+        looks_again=looks_again,
+        given_up_usd=max(round((outcome.estimated_cost_usd or 0.0) - (found or 0.0), 6), 0.0),
+    )
 
 
 def is_done(report: ChunkReport, terms: Terms) -> bool:

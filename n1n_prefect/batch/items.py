@@ -37,6 +37,9 @@ class Item:
     looks_again: bool = False
     """Whether the last of those is checked once more first, since the rules may have changed."""
 
+    given_up_usd: float = 0.0
+    """What those cost in US dollars, but for the one that is checked once more."""
+
 
 @dataclass(frozen=True)
 class BadRow:

@@ -137,6 +137,9 @@ class ItemResult:
     carried: dict[str, Any] = field(default_factory=dict[str, Any])
     """The manifest's other columns."""
 
+    given_up_usd: float = 0.0
+    """What of the outcome's cost went into drawings that were given up in earlier runs, in US dollars."""
+
     asked: str = ""
     """What was asked, as `digest_of` the item has it: another digest is another image, which this is not."""
 
@@ -165,7 +168,7 @@ class ItemResult:
         return cls(
             item.id,
             item.line,
-            _compact(outcome),
+            _with_cost(_compact(outcome), item.given_up_usd),
             request.model,
             request.aspect_ratio,
             request.image_size,
@@ -177,6 +180,7 @@ class ItemResult:
             finished_at or datetime.now(timezone.utc),
             tuple(variants),
             item.carried,
+            item.given_up_usd,
             digest_of(item),
         )
 
@@ -187,11 +191,19 @@ class ItemResult:
         return replace(cls.of(item, outcome, seconds=None, waited_seconds=None), finished_at=None)
 
 
+def _with_cost(outcome: ImageOutcome, given_up_usd: float) -> ImageOutcome:
+    """The outcome with what was paid for in vain before."""
+    if not given_up_usd:
+        return outcome
+    cost = round((outcome.estimated_cost_usd or 0.0) + given_up_usd, 6)
+    return replace(outcome, charged="yes", estimated_cost_usd=cost)
+
+
 def digest_of(item: Item) -> str:
     """A short digest of what makes an item's image and what belongs to it; not of where the manifest has it."""
-    return sha256(dumped(ITEM.dump_python(replace(item, line=0, take=0, looks_again=False, carried={})))).hexdigest()[
-        :16
-    ]
+    return sha256(
+        dumped(ITEM.dump_python(replace(item, line=0, take=0, looks_again=False, given_up_usd=0.0, carried={})))
+    ).hexdigest()[:16]
 
 
 def _compact(outcome: ImageOutcome) -> ImageOutcome:

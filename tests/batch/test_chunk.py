@@ -345,7 +345,20 @@ class TestRules:
         batch.terms = replace(batch.terms, spec=ImageSpec(reject_blank=False))
         assert batch.carry_out().by_status == {"uploaded": 2}
         assert calls_of(n1n_gateway)["animal 0"] == 2
-        assert batch.results()["animal 0"].outcome.estimated_cost_usd == pytest.approx(0.039, rel=0.02)
+        assert batch.results()["animal 0"].outcome.estimated_cost_usd == pytest.approx(0.078, rel=0.02)
+
+    def test_what_was_given_up_is_not_forgotten(self, batch, n1n_gateway):
+        n1n_gateway.faults.add("blank_image", 2, match="animal 0")
+        batch.plan(*ANIMALS[:2])
+        batch.carry_out()
+        batch.terms = replace(batch.terms, redo=("invalid",))
+        batch.carry_out()
+        report = batch.carry_out()
+        assert report.by_status == {"uploaded": 2}
+        assert len(n1n_gateway.ledger.calls) == 4
+        assert report.cost_usd == pytest.approx(n1n_gateway.ledger.usd, rel=0.02)
+        assert batch.results()["animal 0"].outcome.estimated_cost_usd == pytest.approx(3 * 0.039, rel=0.02)
+        assert batch.carry_out().cost_usd == report.cost_usd, "and not counted twice"
 
     def test_and_another_is_drawn_where_it_is_still_invalid(self, batch, n1n_gateway):
         n1n_gateway.faults.add("blank_image", 1, match="animal 0")
