@@ -30,3 +30,16 @@ def test_a_process_may_go_on_after_all():
     stopping.ask(0)
     stopping.forget()
     stopping.refuse()
+
+
+def test_asked_again_there_is_no_more_time():
+    stopping.ask(0)
+    stopping.ask(20)
+    assert stopping.seconds_left() == 0
+
+
+def test_it_is_late_some_time_after_the_end():
+    assert not stopping.is_late(0)
+    stopping.ask(0)
+    assert stopping.is_late(0)
+    assert not stopping.is_late(3600)

@@ -192,9 +192,15 @@ class Lease:
             if found is None or found.token != self._us.token:
                 return
             if has_failed and self.leaves_trace:
-                self.store.write(self.name, _HOLDER.dump_json(replace(found, has_failed=True)))
-            else:
+                self._leave(found)
+                return
+            try:
                 self.store.delete(self.name)
+            except UploadError:  # not everybody who may write may delete
+                self._leave(found)
+
+    def _leave(self, holder: Holder) -> None:
+        self.store.write(self.name, _HOLDER.dump_json(replace(holder, has_failed=True)))
 
     def _begun(self) -> None:
         _held.add(self._us.token)

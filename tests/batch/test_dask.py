@@ -5,6 +5,9 @@ import signal
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+
+from tests.batch.carried_out import wait_for
 
 TWO = {"cluster_kwargs": {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}}
 
@@ -25,6 +28,17 @@ def shared_limit():
     return name
 
 
+def told_of(batch_id):
+    """The numbers of chunks that there are events of."""
+    wanted = EventFilter(
+        event=EventNameFilter(name=["n1n.batch.chunk"]), resource=EventResourceFilter(id=[f"n1n.batch.{batch_id}"])
+    )
+    with get_client(sync_client=True) as client:
+        body = {"filter": wanted.model_dump(mode="json", exclude_unset=True), "limit": 50}
+        events = client.request("POST", "/events/filter", json=body).json()["events"]
+    return {event["payload"]["number"] for event in events}
+
+
 class TestTwoWorkers:
     def test_every_item_once_and_one_limit_over_both(self, job_of, shared_limit):
         job = job_of(
@@ -33,6 +47,7 @@ class TestTwoWorkers:
             key={"concurrency_limit": shared_limit},
             options={"chunk_size": 5},
             runner=TWO,
+            batch_id="dask-46",
         )
         process = job.start()
         assert process.ends() == 0, process.output
@@ -40,6 +55,7 @@ class TestTwoWorkers:
         assert len(job.gateway.ledger.calls) == 40
         assert job.gateway.ledger.most_in_flight == 3
         assert len({report.worker for report in job.reports()}) == 2, "both have worked"
+        assert wait_for(lambda: {*range(8)} <= told_of(job.batch_id), "an event for each chunk")
 
     def test_a_ceiling_holds_over_both(self, job_of):
         job = job_of(40, options={"chunk_size": 5, "max_usd": 0.8}, runner=TWO)

@@ -10,7 +10,8 @@ import pytest
 from n1n_prefect import stopping
 from n1n_prefect.batch import lease
 from n1n_prefect.batch.lease import Holder, Lease, held, holder_of
-from n1n_prefect.errors import InvalidRequestError, N1nError
+from n1n_prefect.batch.store import BatchStore
+from n1n_prefect.errors import InvalidRequestError, N1nError, UploadError
 from tests.batch.carried_out import wait_for
 
 NAME, WHAT = "_batch/lease.json", "batch 'week-46'"
@@ -90,6 +91,15 @@ class TestHeld:
 
 
 class TestTakenOver:
+    def test_from_one_who_may_not_delete(self, store, monkeypatch):
+        def refused(*args):
+            raise UploadError("AccessDenied")
+
+        monkeypatch.setattr(BatchStore, "delete", refused)
+        with held(Lease(store, NAME), WHAT, waits=False):
+            pass
+        assert holder_of(store, NAME).is_gone
+
     def test_from_one_who_failed_and_said_so(self, store):
         with pytest.raises(KeyError), held(Lease(store, NAME, leaves_trace=True), WHAT, waits=False):
             raise KeyError

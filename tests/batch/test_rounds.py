@@ -107,6 +107,28 @@ class TestRun:
         assert len(crew.begun) == 3
         assert rounds.stopped == "3 chunks in a row could not be carried out: OSError: no disk"
 
+    def test_one_that_cannot_be_handed_out_hides_no_other_and_costs_nothing(self):
+        crew = Crew()
+
+        def start(number, share):
+            if number == 1:
+                raise ConnectionError("the server is away")
+            return crew.start(number, share)
+
+        rounds = Rounds(start, Tally(), 1, Purse("rounds-not-begun", 1.0, 0.05))
+        rounds.run([(number, 10) for number in range(3)], lambda: None)
+        assert rounds.failures == {1: "ConnectionError: the server is away"}
+        assert crew.begun == [0, 2]
+        assert Allowance.take("rounds-not-begun", 9.0, ceiling=1.0).usd == 1.0, "nothing is counted"
+
+    def test_those_of_other_processes_are_not_waited_for_past_the_time_to_end(self, monkeypatch):
+        monkeypatch.setattr(rounds_module, "_LATE_SECONDS", 0.0)
+        monkeypatch.setattr(Handed, "is_done", lambda self: False)
+        crew = Crew()
+        rounds = Rounds(crew.start, Tally(), 2)
+        rounds.run([(number, 10) for number in range(3)], lambda: stopping.ask(0))
+        assert crew.begun == [0, 1]
+
     def test_a_process_that_is_to_end_hands_out_no_more(self):
         def does(number: int, _: Any) -> ChunkReport:
             stopping.ask(20)

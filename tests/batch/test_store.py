@@ -27,6 +27,14 @@ def test_absence_is_no_error(store: BatchStore) -> None:
     store.delete("plan.json")
 
 
+def test_its_age_is_by_the_store_s_clock(store: BatchStore) -> None:
+    assert store.age("plan.json") is None
+    store.write("plan.json", b"{}")
+    age = store.age("plan.json")
+    assert age is not None
+    assert 0 <= age < 600
+
+
 def test_a_bucket_that_is_not_there_is_one(moto_server: S3Server) -> None:
     nowhere = BatchStore(moto_server.location("no-such-bucket-of-ours"), "x")
     with pytest.raises(UploadError, match="no-such-bucket-of-ours"):
