@@ -14,7 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.benchmarks import batch, importing, parsing, pipeline, protection, servers, sheet
+from tests.benchmarks import batch, importing, parsing, pipeline, protection, scaling, servers, sheet
 from tests.benchmarks.measuring import Line
 
 _OUTPUT = Path("benchmark-output")
@@ -80,6 +80,10 @@ def _batch_large(options: argparse.Namespace) -> Iterator[Line]:
         yield from batch.large_lines(where, options.rounds)
 
 
+def _scaling(options: argparse.Namespace) -> Iterator[Line]:
+    return scaling.lines(options.items, options.workers, _OUTPUT)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "parsing": _parsing,
     "import": _importing,
@@ -90,6 +94,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "batch": _batch,
     "batch-memory": _batch_memory,
     "batch-large": _batch_large,
+    "scaling": _scaling,
 }
 
 
@@ -97,8 +102,14 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--only", type=_parts, default=list(PARTS), metavar="PART,…", help=", ".join(PARTS))
     parser.add_argument("--images", type=int, help="images in each run; 150, or 1000 for memory")
+    parser.add_argument("--items", type=_numbers, default=scaling.ITEMS, metavar="N,…", help="items of scaling")
+    parser.add_argument("--workers", type=_numbers, default=scaling.WORKERS, metavar="N,…", help="0 is threads")
     parser.add_argument("--rounds", type=int, default=3, help="how often each figure is measured")
     return parser.parse_args()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
 
 
 def _parts(text: str) -> list[str]:

@@ -94,13 +94,13 @@ def long_run(where: Place, images: int, at_once: int) -> Run:
     """A batch of many images: its memory, the growth of the server's database, and calls that are wrong in number."""
     calls_before, stored = len(servers.ledger(where.gateway)["calls"]), database.settled(where.database)
     told = where.measure(watched, at_once, images=images)
-    ledger, now = servers.ledger(where.gateway), database.settled(where.database)
-    calls = len(ledger["calls"]) - calls_before - WARM_UP
+    calls, now = servers.ledger(where.gateway)["calls"][calls_before:], database.settled(where.database)
+    asked = {call["request_sha256"] for call in calls}
     return {
         **told,
         "images_a_second": images / told["seconds"],
-        "calls": calls,
-        "wrong": abs(calls - images) + len(ledger["duplicates"]),
+        "calls": len(calls) - WARM_UP,
+        "wrong": abs(len(asked) - WARM_UP - images) + len(calls) - len(asked),
         "database_mb": (now.without_artifacts - stored.without_artifacts) / MEGABYTE / images * 1000,
         "artifact_mb": now.artifacts / MEGABYTE,
     }

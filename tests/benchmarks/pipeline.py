@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks import servers
+from tests.benchmarks.database import SQLite
 from tests.benchmarks.measuring import Line, fresh
 from tests.benchmarks.variants import measured
 
@@ -30,9 +31,9 @@ class Place:
     runs: int = 0
 
     @property
-    def database(self) -> Path:
+    def database(self) -> SQLite:
         """The Prefect server's own."""
-        return self.folder / "prefect" / "prefect.db"
+        return SQLite(self.folder / "prefect" / "prefect.db")
 
     def run(self, variant: str, images: int) -> dict[str, float]:
         """What one variant took, in a fresh process with storage of its own."""

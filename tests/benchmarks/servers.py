@@ -35,7 +35,7 @@ _QUIET = {
 @contextmanager
 def prefect_server(home: Path, database_url: str = "") -> Iterator[str]:
     """A Prefect server with its own database, SQLite in its home if none is named; gives the API's address."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     env = {**_QUIET, "PREFECT_HOME": str(home)}
     if database_url:
@@ -57,7 +57,7 @@ def gateway(
         picture_bytes: The length of each.
         pixels: Its width and height.
     """
-    port = _free_port()
+    port = free_port()
     arguments = f"{port}, {latency_seconds!r}, {picture_bytes}, {pixels!r}"
     code = f"from tests.benchmarks.servers import serve_gateway; serve_gateway({arguments})"
     with _running([sys.executable, "-c", code], f"http://127.0.0.1:{port}/ledger", {}):
@@ -99,7 +99,7 @@ class _Noise:
 @contextmanager
 def moto() -> Iterator[str]:
     """An S3 server that keeps objects in memory; gives its address."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(command, f"http://127.0.0.1:{port}/moto-api/", {}):
         yield f"http://127.0.0.1:{port}"
@@ -108,7 +108,7 @@ def moto() -> Iterator[str]:
 @contextmanager
 def forgetful_s3() -> Iterator[str]:
     """An S3 server that checks images and forgets their bytes, at a tenth of moto's CPU; gives its address."""
-    port = _free_port()
+    port = free_port()
     code = f"from tests.benchmarks.forgetful_s3 import serve; serve({port})"
     with _running([sys.executable, "-c", code], f"http://127.0.0.1:{port}/", {}):
         yield f"http://127.0.0.1:{port}"
@@ -147,7 +147,8 @@ def scripted_gateway(bodies: list[bytes], media_type: str) -> Iterator[str]:
         thread.join()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 

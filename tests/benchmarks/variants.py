@@ -229,19 +229,30 @@ def one_task(gateway: str, endpoint_url: str) -> Iterator[Run]:
 
 
 @contextmanager
-def batch(gateway: str, endpoint_url: str, at_once: int = AT_ONCE, **options: Any) -> Iterator[Run]:
-    """batch_to_s3: a manifest of the prompts in chunks, with its plan, tables and statistics."""
+def batch(
+    gateway: str, endpoint_url: str, at_once: int = AT_ONCE, task_runner: Any = None, **options: Any
+) -> Iterator[Run]:
+    """batch_to_s3: a manifest of the prompts in chunks, with its plan, tables and statistics.
+
+    Args:
+        gateway: The gateway's address.
+        endpoint_url: The S3 server's.
+        at_once: How many calls are under way in each process.
+        task_runner: Where chunks are carried out, if not in this process.
+        options: Of `batch_to_s3`.
+    """
     import orjson
 
     from n1n_prefect.batch import batch_to_s3
 
+    on_runner = batch_to_s3.with_options(task_runner=task_runner) if task_runner else batch_to_s3
     credentials, destination = blocks(gateway, endpoint_url, at_once)
     with tempfile.TemporaryDirectory() as folder, _working_in(folder):
 
         def run(prompts: Sequence[str]) -> list[str]:
             manifest = Path(f"{prompts[0].replace(' ', '-')}.jsonl")
             manifest.write_bytes(b"\n".join(orjson.dumps({"prompt": prompt}) for prompt in prompts))
-            report = batch_to_s3(str(manifest), credentials, destination, **options)
+            report = on_runner(str(manifest), credentials, destination, **options)
             return _ids(report, destination)
 
         yield run
