@@ -290,10 +290,14 @@ def report_of(number: int, results: Iterable[ItemResult]) -> ChunkReport:
     """The sums over a chunk's results."""
     counts: Counter[str] = Counter()
     left, cost = 0, 0.0
+    seen: set[str] = set()
     for result in results:
+        image = result.outcome.image
         counts[result.outcome.status] += 1
         left += _is_left(result)
-        cost += result.outcome.estimated_cost_usd or 0.0
+        if image is None or image.request_key not in seen:  # equal rows share an image
+            cost += result.outcome.estimated_cost_usd or 0.0
+        seen.add(image.request_key if image else "")
     return ChunkReport(number, dict(counts.most_common()), left, round(cost, 6))
 
 

@@ -129,7 +129,13 @@ def write_report(store: BatchStore, plan: Plan, rounds: Rounds) -> tuple[BatchRe
     Raises:
         UploadError: They cannot be written; what was made is safe, and another run of the batch writes them.
     """
-    statistics = Statistics(plan.batch_id, plan.manifest, bad_rows=plan.bad_rows, expected_usd=plan.estimate.usd)
+    statistics = Statistics(
+        plan.batch_id,
+        plan.manifest,
+        bad_rows=plan.bad_rows,
+        expected_usd=plan.estimate.usd,
+        has_repeats=plan.repeated > 0,
+    )
     sample = _Sample()
     results = all_results(store, plan.chunks, items_of=lambda number: read_chunk(store, number))
     tables = write_tables(store, _watched(results, statistics, sample), carried=plan.carried)

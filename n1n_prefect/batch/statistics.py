@@ -57,11 +57,17 @@ class Sums:
     """What those cost if they were billed, as far as their images have a price."""
 
     @classmethod
-    def of(cls, result: ItemResult) -> "Sums":
-        """What one item adds to them."""
+    def of(cls, result: ItemResult, *, is_shared: bool = False) -> "Sums":
+        """What one item adds to them.
+
+        Args:
+            result: How it ended.
+            is_shared: Whether its image is that of an earlier item, which has counted what it cost.
+        """
         outcome, image = result.outcome, result.outcome.image
         delivered = outcome.uploaded or image
         cost, price = finite(outcome.estimated_cost_usd), finite(image.estimated_cost_usd) if image else None
+        cost = 0.0 if is_shared else cost
         return cls(
             1,
             int(delivered is not None),
@@ -72,8 +78,8 @@ class Sums:
             cost or 0.0,
             int(delivered is not None and cost is None),
             int(outcome.charged != "no" and delivered is None),
-            outcome.possible_duplicates,
-            outcome.possible_duplicates * (price or 0.0),
+            0 if is_shared else outcome.possible_duplicates,
+            0.0 if is_shared else outcome.possible_duplicates * (price or 0.0),
         )
 
     def merge(self, other: "Sums") -> None:
@@ -88,19 +94,22 @@ class Sums:
 
 @dataclass
 class Statistics:
-    """What came of a batch: `add` each item's result once, then look. Memory does not grow with the items.
+    """What came of a batch: `add` each item's result once, then look. Memory does not grow with items, but for repeats.
 
     Args:
         batch: The batch's id.
         manifest: Where its rows came from.
         bad_rows: How many rows of the manifest were left out, since they could not be carried out.
         expected_usd: What the estimate before the first call came to.
+        has_repeats: Whether items ask for the same image, which is then counted as paid for once; about 150 bytes an
+            image are held for that.
     """
 
     batch: str
     manifest: str = ""
     bad_rows: int = 0
     expected_usd: float | None = None
+    has_repeats: bool = False
     total: Sums = field(default_factory=Sums)
     models: dict[str, Sums] = field(default_factory=dict[str, Sums])
     """The same for each model that was asked; from the 201st on together, as `other models`."""
@@ -114,10 +123,11 @@ class Statistics:
     """How long the same ones waited for the gateway to have room."""
 
     period: Period = field(default_factory=Period)
+    _images: set[str] = field(default_factory=set[str], repr=False)
 
     def add(self, result: ItemResult) -> None:
         """Counts an item."""
-        outcome, sums = result.outcome, Sums.of(result)
+        outcome, sums = result.outcome, Sums.of(result, is_shared=self._is_shared(result))
         self.total.merge(sums)
         self._of_model(result.model).merge(sums)
         self.statuses[outcome.status] += 1
@@ -139,6 +149,15 @@ class Statistics:
         self.seconds.merge(other.seconds)
         self.waited.merge(other.waited)
         self.period.merge(other.period)
+
+    def _is_shared(self, result: ItemResult) -> bool:
+        """Whether an item before has the same image; only images that were found may be another's too."""
+        image = result.outcome.image
+        if not self.has_repeats or image is None:
+            return False
+        is_known = image.request_key in self._images
+        self._images.add(image.request_key)
+        return is_known
 
     def _of_model(self, model: str) -> Sums:
         name = model if model in self.models or len(self.models) < _MOST_MODELS else "other models"

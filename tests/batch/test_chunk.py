@@ -13,6 +13,7 @@ from n1n_prefect.batch import chunk as chunk_module
 from n1n_prefect.batch.chunk import REPORT, is_done, report_if_any, report_name
 from n1n_prefect.batch.lease import of_chunk
 from n1n_prefect.batch.parts import part_name
+from n1n_prefect.batch.statistics import Statistics
 from n1n_prefect.budget import Allowance
 from n1n_prefect.images import ImageSpec
 from n1n_prefect.pools import pace_of
@@ -273,6 +274,11 @@ class TestAgain:
         assert sum(batch.carry_out().by_status.values()) == 2
         assert len(n1n_gateway.ledger.calls) == 1
         assert len({result.outcome.uploaded.sha256 for result in batch.results().values()}) == 1
+        statistics = Statistics(batch.terms.batch_id, has_repeats=True)
+        for result in batch.results().values():
+            statistics.add(result)
+        assert statistics.total.spent_usd == pytest.approx(n1n_gateway.ledger.usd, rel=0.01)
+        assert report_if_any(batch.places.store, 0).cost_usd == statistics.total.spent_usd
 
 
 class TestCeiling:
