@@ -31,8 +31,11 @@ from n1n_prefect.batch.work import Places, Stops, Worker
 from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.budget import Allowance, Chunk
 from n1n_prefect.errors import N1nError, cut
+from n1n_prefect.flights import InFlight
 from n1n_prefect.images import OutcomeStatus
+from n1n_prefect.pace import Pace
 from n1n_prefect.policies import HintedDelays, scoped, worth_retrying
+from n1n_prefect.pools import pace_of
 from n1n_prefect.run_log import get_logger
 
 NOT_TRIED: tuple[OutcomeStatus, ...] = ("pending", "over_budget")
@@ -217,24 +220,29 @@ def _carried_out(number: int, items: list[Item], worker: Worker, lost: "_Lost | 
     waiting, results = deque(items), dict[str, ItemResult]()
     tally = tally_of(worker.terms.batch_id)
     ended = threading.Semaphore(0)
+    room = _room(worker.places.credentials)
 
     def work() -> None:
-        while True:
-            try:
-                item = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                results[item.id] = worker.result_of(item)
-                if lost is not None:
-                    lost.count(results[item.id])
-                tally.add(number, results[item.id])
-            except BaseException as exc:  # noqa: BLE001 - a defect of ours must not leave the chunk waiting
-                results[item.id] = worker.broken(item, exc)
-            finally:
-                ended.release()
+        while waiting:
+            with room.slot():
+                take()
 
-    for _ in range(min(worker.places.credentials.max_in_flight, len(items))):
+    def take() -> None:
+        try:
+            item = waiting.popleft()
+        except IndexError:
+            return
+        try:
+            results[item.id] = worker.result_of(item)
+            if lost is not None:
+                lost.count(results[item.id])
+            tally.add(number, results[item.id])
+        except BaseException as exc:  # noqa: BLE001 - a defect of ours must not leave the chunk waiting
+            results[item.id] = worker.broken(item, exc)
+        finally:
+            ended.release()
+
+    for _ in range(min(room.limit, len(items))):
         threading.Thread(target=copy_context().run, args=(work,), name="n1n-item", daemon=True).start()
     for _ in items:
         while not ended.acquire(timeout=_LOOK_SECONDS):
@@ -242,6 +250,20 @@ def _carried_out(number: int, items: list[Item], worker: Worker, lost: "_Lost | 
                 waiting.clear()
                 return {item.id: results.get(item.id) or ItemResult.pending(item, _CUT_OFF) for item in items}
     return results
+
+
+_lock = threading.Lock()
+_rooms: dict[Pace, InFlight] = {}
+
+
+def _room(credentials: N1nCredentials) -> InFlight:
+    """The bound on items at once, over all chunks in this process: each may hold its image.
+
+    A quarter more than calls at once, so that calls go on while other images are checked and uploaded.
+    """
+    pace = pace_of(credentials)
+    with _lock:
+        return _rooms.setdefault(pace, InFlight(pace.most + pace.most // 4))
 
 
 @plain_dataclass

@@ -8,9 +8,18 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from n1n_prefect import BudgetExceededError, DerivedImage, InvalidRequestError, S3Location, Spending, Variant, stopping
+from n1n_prefect import (
+    BudgetExceededError,
+    DerivedImage,
+    InvalidRequestError,
+    N1nCredentials,
+    S3Location,
+    Spending,
+    Variant,
+    stopping,
+)
 from n1n_prefect.batch import chunk as chunk_module
-from n1n_prefect.batch.chunk import REPORT, is_done, report_if_any, report_name
+from n1n_prefect.batch.chunk import REPORT, _room, is_done, report_if_any, report_name
 from n1n_prefect.batch.lease import of_chunk
 from n1n_prefect.batch.parts import part_name
 from n1n_prefect.batch.statistics import Statistics
@@ -446,3 +455,13 @@ class TestToldToEnd:
         assert report.by_status == {"pending": 4}
         reasons = [result.outcome.reason for result in batch.results().values()]
         assert sum("whether it was paid is in the journal" in reason for reason in reasons) == 4
+
+
+class TestRoom:
+    def test_is_shared_by_the_chunks_of_a_key(self):
+        credentials = N1nCredentials(api_key="sk-room", max_in_flight=8)
+        assert _room(credentials) is _room(credentials.model_copy())
+        assert _room(credentials).limit == 10
+
+    def test_of_one_call_at_a_time_is_one_image(self):
+        assert _room(N1nCredentials(api_key="sk-room", max_in_flight=1)).limit == 1
