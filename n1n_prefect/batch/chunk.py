@@ -143,7 +143,7 @@ def _under_lease(
     most = max(20, 2 * places.credentials.max_in_flight)
     worker = Worker(terms, places, get_logger(), Stops(most_in_a_row=most, ended=lambda: lease.reason))
     with scoped(f"batch:{terms.batch_id}"), allowance.counted() if allowance else nullcontext() as counted:
-        lost = _Lost(counted, {*_paid(earlier)}) if counted and lease.follows_lost else None
+        lost = _Lost(counted if lease.follows_lost else None, {*_paid(earlier)})
         results = stands | _carried_out(number, to_do, worker, lost)
     if lease.is_lost:
         raise N1nError(f"{lease.reason} What came of chunk {number:05} here is in the journal.")
@@ -215,7 +215,7 @@ def is_done(report: ChunkReport, terms: Terms) -> bool:
 # ── carrying them out ────────────────────────────────────────────────────────
 
 
-def _carried_out(number: int, items: list[Item], worker: Worker, lost: "_Lost | None") -> dict[str, ItemResult]:
+def _carried_out(number: int, items: list[Item], worker: Worker, lost: "_Lost") -> dict[str, ItemResult]:
     """The results by id; those of items that have not ended when the process must are pending."""
     waiting, results = deque(items), dict[str, ItemResult]()
     tally = tally_of(worker.terms.batch_id)
@@ -234,8 +234,7 @@ def _carried_out(number: int, items: list[Item], worker: Worker, lost: "_Lost | 
             return
         try:
             results[item.id] = worker.result_of(item)
-            if lost is not None:
-                lost.count(results[item.id])
+            lost.count(results[item.id])
             tally.add(number, results[item.id])
         except BaseException as exc:  # noqa: BLE001 - a defect of ours must not leave the chunk waiting
             results[item.id] = worker.broken(item, exc)
@@ -270,14 +269,16 @@ def _room(credentials: N1nCredentials) -> InFlight:
 class _Lost:
     """Counts what an attempt at the chunk has paid for that was killed, or failed, before it could tell."""
 
-    counted: Chunk
+    counted: Chunk | None
+    """Where; None if there is no ceiling, or no such attempt."""
+
     known: set[str]
     """The request keys of images that are counted already."""
 
     def count(self, result: ItemResult) -> None:
         """Counts an image that was found in the journal."""
         image = result.outcome.image
-        if image is None or image.request_key in self.known:
+        if self.counted is None or image is None or image.request_key in self.known:
             return
         self.known.add(image.request_key)
         if image.reused:
