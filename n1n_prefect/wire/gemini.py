@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
+import pybase64
 
 from n1n_prefect import catalog, errors
 from n1n_prefect.images import ImageRequest, Usage, excerpt
@@ -377,13 +378,13 @@ def _image_of(answer: _Answer) -> tuple[str, str]:
 
 
 def _decoded(image: str | memoryview, request_id: str) -> bytes:
-    """Base64 to bytes, refusing what the lenient decoder would skip."""
-    if len(image) % 4 == 0 and (data := _lenient(image)) and len(data) == _expected_length(image):
+    """Base64 to bytes, also that of addresses, unpadded or with line breaks, and refusing anything else."""
+    if len(image) % 4 == 0 and (data := _plain_base64(image)) and len(data) == _expected_length(image):
         return data
     text = image if isinstance(image, str) else _unescaped(image)
     tidy = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
     tidy += "=" * (-len(tidy) % 4)
-    data = _lenient(tidy)
+    data = _plain_base64(tidy)
     if not data or len(data) != _expected_length(tidy):
         raise _malformed(f"an image in bad base64 ({len(image)} characters)", request_id)
     return data
@@ -397,10 +398,10 @@ def _unescaped(value: memoryview) -> str:
         return ""
 
 
-def _lenient(image: str | memoryview) -> bytes:
+def _plain_base64(image: str | memoryview) -> bytes:
     try:
-        return binascii.a2b_base64(image)
-    except (binascii.Error, ValueError):
+        return pybase64.b64decode(image, validate=True)
+    except ValueError:
         return b""
 
 
