@@ -16,7 +16,8 @@ PROMISED = """
     aedit_image agenerate_image aimage_to_s3 aupload_image avalidate_image contact_sheet_markdown
     create_contact_sheet_artifact edit_image estimate_cost final_state gather_outcomes generate_image image_to_s3
     upload_image validate_image Review ReviewTimeoutError ReviewedImage adiscard_image areview_images check_review
-    discard_image review_deadline_automation review_images
+    discard_image review_deadline_automation review_images Variant DerivedImage derive_image
+    aderive_image
 """
 
 
