@@ -53,7 +53,8 @@ class TestKilled:
         process = job.start()
         assert process.ends() == 1
         assert "Finished in state OverBudget" in process.output
-        assert len(job.billed()) <= 24
+        # Beside those that the ceiling let through, calls of the killed run whose answer was lost may be billed.
+        assert len(job.billed()) <= 24 + IN_FLIGHT
         assert job.gateway.ledger.usd <= (24 + IN_FLIGHT) * PRICE, "but for calls whose answer was lost"
 
 
