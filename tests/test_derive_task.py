@@ -60,7 +60,7 @@ class TestTheTasks:
         assert one == other
         assert (derive_image.isasync, aderive_image.isasync) == (False, True)
         for name in one:
-            assert f"        {name}: " in derive_image.fn.__doc__, name
+            assert f"\n    {name}: " in inspect.cleandoc(derive_image.fn.__doc__), name
 
     def test_are_named_after_the_image(self):
         image = staged()
