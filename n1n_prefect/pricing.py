@@ -1,7 +1,7 @@
 """What images cost: list prices with their date, how a gateway group changes them, and estimates before a call."""
 
 import dataclasses
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Protocol
 
@@ -266,12 +266,15 @@ def _of_model(model: str, usd: list[float | None], calls: int, repeated: int) ->
 
 
 def _total(by_model: dict[str, CostEstimate]) -> CostEstimate:
-    each = by_model.values()
+    return dataclasses.replace(total_of(by_model.values()), by_model=by_model)
+
+
+def total_of(estimates: Collection[CostEstimate]) -> CostEstimate:
+    """What estimates come to together, without telling models apart."""
     return CostEstimate(
-        sum(model.images for model in each),
-        round(sum(model.usd for model in each), 6),
-        round(sum(model.most_usd for model in each), 6),
-        sum(model.repeated for model in each),
-        tuple(name for model in each for name in model.unpriced),
-        by_model,
+        sum(each.images for each in estimates),
+        round(sum(each.usd for each in estimates), 6),
+        round(sum(each.most_usd for each in estimates), 6),
+        sum(each.repeated for each in estimates),
+        tuple(dict.fromkeys(name for each in estimates for name in each.unpriced)),
     )

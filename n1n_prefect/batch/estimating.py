@@ -6,7 +6,7 @@ from dataclasses import replace
 from n1n_prefect.batch.seen import Seen
 from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.images import ImageRequest, Spending
-from n1n_prefect.pricing import Charges, CostEstimate, estimate_cost
+from n1n_prefect.pricing import Charges, CostEstimate, estimate_cost, total_of
 
 _AT_ONCE = 500
 _MAX_MODELS = 50
@@ -49,29 +49,18 @@ class RunningEstimate:
         by_model = {
             model: replace(each, repeated=repeated.pop(_bare(model), 0)) for model, each in self._by_model.items()
         }
-        return replace(_sum(by_model), by_model=by_model)
+        return replace(total_of(by_model.values()), by_model=by_model)
 
     def _price(self) -> None:
         block = estimate_cost(self._fresh, credentials=self._credentials, spending=self._spending)
         self._fresh.clear()
         for model, each in block.by_model.items():
-            self._by_model[model] = _sum({"": self._by_model.get(model, CostEstimate()), model: each})
+            self._by_model[model] = total_of([self._by_model.get(model, CostEstimate()), each])
         if len(self._by_model) > _MAX_MODELS:
             raise InvalidRequestError(
                 f"The rows name more than {_MAX_MODELS} models, at last {list(self._by_model)[-1]!r:.80}; look at the "
                 "column 'model'."
             )
-
-
-def _sum(estimates: dict[str, CostEstimate]) -> CostEstimate:
-    each = estimates.values()
-    return CostEstimate(
-        sum(one.images for one in each),
-        round(sum(one.usd for one in each), 6),
-        round(sum(one.most_usd for one in each), 6),
-        sum(one.repeated for one in each),
-        tuple(dict.fromkeys(name for one in each for name in one.unpriced)),
-    )
 
 
 def _bare(model: str) -> str:

@@ -5,7 +5,6 @@ that somebody starts a second time, a chunk that is handed out again because its
 was killed is followed at once where that can be known, and else when its document is stale by the store's clock.
 """
 
-import hashlib
 import os
 import socket
 import threading
@@ -23,7 +22,7 @@ from prefect.context import FlowRunContext
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from n1n_prefect import s3, stopping
+from n1n_prefect import stopping
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.errors import InvalidRequestError, N1nError, UploadError
 from n1n_prefect.run_log import get_logger
@@ -234,18 +233,7 @@ class Lease:
             self._write()
 
     def _create(self) -> bool:
-        data, location = self._dumped(), self.store.location
-        return s3.put(
-            location.get_client(),
-            bucket=location.bucket,
-            key=f"{self.store.folder}/{self.name}",
-            data=data,
-            sha256=hashlib.sha256(data).hexdigest(),
-            media_type="application/json",
-            if_exists="keep",
-            conditional=location.conditional_put,
-            checksum=location.checksum,
-        ).created
+        return self.store.create(self.name, self._dumped())
 
     def _write(self) -> None:
         self.store.write(self.name, self._dumped())

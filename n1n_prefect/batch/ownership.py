@@ -1,12 +1,10 @@
 """Whose folder it is: `batch.json`, which the first run of a batch writes and every later one reads."""
 
-import hashlib
 import json
 import re
 from datetime import datetime, timezone
 from typing import Any, cast
 
-from n1n_prefect import s3
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.errors import InvalidRequestError
 
@@ -40,19 +38,7 @@ def claim(store: BatchStore, batch_id: str) -> None:
     if is_claimed(store, batch_id):
         return
     owner = {"batch_id": batch_id, "created": datetime.now(timezone.utc).isoformat(), "schema": _SCHEMA}
-    data = json.dumps(owner).encode()
-    location = store.location
-    s3.put(
-        location.get_client(),
-        bucket=location.bucket,
-        key=f"{store.folder}/{OWNER}",
-        data=data,
-        sha256=hashlib.sha256(data).hexdigest(),
-        media_type="application/json",
-        if_exists="keep",
-        conditional=location.conditional_put,
-        checksum=location.checksum,
-    )
+    store.create(OWNER, json.dumps(owner).encode())
     # Another may have been faster.
     is_claimed(store, batch_id)
 

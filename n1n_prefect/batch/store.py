@@ -1,5 +1,6 @@
 """The documents of a batch in its bucket: plan, parts of the results, tables, statistics."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -74,6 +75,24 @@ class BatchStore:
             self.location.get_client().put_object(
                 Bucket=self.location.bucket, Key=key, Body=data, ContentType=media_type, **self.location.extra_args()
             )
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Puts a document of JSON unless there is one; whether it was put.
+
+        Of several at the same moment one puts it, where the store obeys `If-None-Match`; see `s3.put`.
+
+        Raises:
+            UploadError: The store refused or could not be reached.
+        """
+        put = self.location.put_bytes(
+            data,
+            key=f"{self.folder}/{name}",
+            sha256=hashlib.sha256(data).hexdigest(),
+            media_type="application/json",
+            metadata={},
+            if_exists="keep",
+        )
+        return put.created
 
     def write_file(self, name: str, path: Path, media_type: str) -> None:
         """Puts a local file of any length, in pieces where it is long.
