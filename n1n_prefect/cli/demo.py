@@ -143,18 +143,32 @@ def _destination() -> "Generator[S3Location]":
         endpoint = os.environ.get("N1N_S3_ENDPOINT_URL", "")
         yield S3Location(bucket=os.environ["N1N_S3_BUCKET"], prefix="n1n-demo", endpoint_url=endpoint)
         return
+    with local_location(_BUCKET, prefix="images") as location:
+        print(f"S3: a local one at {location.endpoint_url}.")
+        yield location
+
+
+@contextmanager
+def local_location(bucket: str, **fields: str) -> "Generator[S3Location]":
+    """A new bucket on a moto server of our own, for as long as the block lasts.
+
+    Args:
+        bucket: Its name.
+        fields: More of the location, such as `prefix`.
+    """
+    from n1n_prefect.blocks import S3Location
+
     with local_s3() as endpoint:
         location = S3Location(
-            bucket=_BUCKET,
-            prefix="images",
+            bucket=bucket,
             endpoint_url=endpoint,
             region_name="us-east-1",
             addressing_style="path",
-            aws_access_key_id="demo",
+            aws_access_key_id="local",
             aws_secret_access_key=secrets.token_hex(8),  # pyright: ignore[reportArgumentType]
+            **fields,  # pyright: ignore[reportArgumentType]
         )
-        location.get_client().create_bucket(Bucket=_BUCKET)
-        print(f"S3: a local one at {endpoint}.")
+        location.get_client().create_bucket(Bucket=bucket)
         yield location
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Generator
@@ -10,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from n1n_prefect.cli.demo import local_s3, prefect_settings, writable
+from n1n_prefect.cli.demo import local_location, prefect_settings, writable
 from n1n_prefect.cli.failures import exit_code_of
 from n1n_prefect.errors import InvalidRequestError, N1nError
 from n1n_prefect.masking import without_secrets
@@ -69,7 +68,10 @@ def carried_out(
 
 def _on_local_servers(output: str, manifest: str, options: dict[str, Any]) -> int:
     with ExitStack() as stack:
-        credentials, destination = stack.enter_context(_credentials()), stack.enter_context(_destination())
+        credentials, destination = (
+            stack.enter_context(_credentials()),
+            stack.enter_context(local_location(_BUCKET, key_template="{prefix}/{name}.{extension}")),
+        )
         code = carried_out(manifest, credentials, destination, **options)
         count = _copy(destination, Path(output))
     if count:
@@ -86,24 +88,6 @@ def _credentials() -> "Generator[N1nCredentials]":
     with LocalGateway(grain=False, latency_seconds=_LATENCY_SECONDS) as gateway:
         print(f"A local gateway at {gateway.base_url} draws, and no money is spent.")
         yield N1nCredentials(api_key=gateway.api_key, base_url=gateway.base_url)  # pyright: ignore[reportArgumentType]
-
-
-@contextmanager
-def _destination() -> "Generator[S3Location]":
-    from n1n_prefect.blocks import S3Location
-
-    with local_s3() as endpoint:
-        location = S3Location(
-            bucket=_BUCKET,
-            key_template="{prefix}/{name}.{extension}",
-            endpoint_url=endpoint,
-            region_name="us-east-1",
-            addressing_style="path",
-            aws_access_key_id="local",
-            aws_secret_access_key=secrets.token_hex(8),  # pyright: ignore[reportArgumentType]
-        )
-        location.get_client().create_bucket(Bucket=_BUCKET)
-        yield location
 
 
 def _copy(location: "S3Location", folder: Path) -> int:
