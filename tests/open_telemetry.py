@@ -1,6 +1,7 @@
 """What a configured OpenTelemetry SDK sees of this process: spans and metrics, in memory.
 
-The API takes one provider a process and keeps it, so that the session has one; each test sees its own part.
+The API takes one provider a process and keeps it, so that the session has one of each; a test sees its own part
+of the spans, and its own meters.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,15 +54,32 @@ def is_ours(span: ReadableSpan) -> bool:
     return bool(span.instrumentation_scope and span.instrumentation_scope.name == "n1n_prefect")
 
 
+class _Meters(MeterProvider):
+    """Gives the meters of one test after the other, each with a reader of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(shutdown_on_exit=False)
+        self.begin()
+
+    def begin(self) -> None:
+        """Counts from zero again."""
+        self.reader = InMemoryMetricReader()
+        self._of_test = MeterProvider([self.reader], shutdown_on_exit=False)
+        _instruments.cache_clear()
+
+    def get_meter(self, *args: Any, **kwargs: Any) -> Meter:
+        return self._of_test.get_meter(*args, **kwargs)
+
+
 @cache
-def _provided() -> tuple[_Keeper, _Faulty, InMemoryMetricReader]:
-    keeper, faulty, reader = _Keeper(), _Faulty(), InMemoryMetricReader()
+def _provided() -> tuple[_Keeper, _Faulty, _Meters]:
+    keeper, faulty, meters = _Keeper(), _Faulty(), _Meters()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(keeper)
     provider.add_span_processor(faulty)
     trace.set_tracer_provider(provider)
-    metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
-    return keeper, faulty, reader
+    metrics.set_meter_provider(meters)
+    return keeper, faulty, meters
 
 
 @dataclass
@@ -95,8 +113,9 @@ class Seen:
 
 @pytest.fixture
 def seen() -> Iterator[Seen]:
-    """The spans that end from here on."""
-    keeper, _, _ = _provided()
+    """The spans that end from here on; what is measured counts from zero."""
+    keeper, _, meters = _provided()
+    meters.begin()
     seen = Seen()
     keeper.kept = seen.spans
     yield seen
@@ -156,9 +175,8 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
 
 
 def measured() -> dict[str, list[tuple[dict[str, Any], Any]]]:
-    """Every metric of ours until now: attributes and data points by name."""
-    _, _, reader = _provided()
-    data = reader.get_metrics_data()
+    """Every metric of ours in this test until now: attributes and data points by name."""
+    data = _provided()[2].reader.get_metrics_data()
     found: dict[str, list[tuple[dict[str, Any], Any]]] = {}
     for resource in data.resource_metrics if data else ():
         for scope in resource.scope_metrics:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples import png
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md")}
@@ -58,13 +60,11 @@ class TestReadme:
     def test_its_table_is_carried_out_as_it_says(
         self, prefect_api, n1n_gateway, n1n_credentials, s3_location, tmp_path, monkeypatch, capsys
     ):
-        from PIL import Image
-
         from n1n_prefect.cli import main
 
         monkeypatch.chdir(tmp_path)
         (tmp_path / "photos").mkdir()
-        Image.effect_noise((64, 64), 80).save("photos/cup.png")
+        Path("photos/cup.png").write_bytes(png(64, 64))
         (table,) = blocks("csv")
         Path("week-46.csv").write_text(table, "utf-8")
         n1n_credentials.save("readme", overwrite=True)
