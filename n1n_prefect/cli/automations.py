@@ -23,6 +23,10 @@ MOST_RUNS = 3
 DEFAULT_SILENCE_SECONDS = 600
 """Three heartbeats of 180 seconds, Prefect's default, and a minute."""
 
+SETTLING_SECONDS = 30
+"""How long a crashed run is let be. A process worker loads the flow of a killed run, to look for hooks, before it
+reports the crash once more, which would end a run that goes on by then."""
+
 _HASH_TAG = "n1n-setup-"
 _OUR_RUNS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 _A_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
@@ -101,7 +105,8 @@ def samples(silent_after: timedelta) -> list[Sample]:
         silent_after: How long a run may give no heartbeat before it is taken for dead; at least 10 seconds, and
             more than twice the workers' PREFECT_FLOWS_HEARTBEAT_FREQUENCY.
     """
-    return [_MONEY_OR_KEY, _REFUSED, _OVER_BUDGET, _silent(silent_after), _CRASHED, _REVIEW_WANTED, _review_expired()]
+    silent, expired = _silent(silent_after), _review_expired()
+    return [_MONEY_OR_KEY, _REFUSED, _OVER_BUDGET, silent, _CRASHED, _GOES_ON, _REVIEW_WANTED, expired]
 
 
 _MONEY_OR_KEY = Sample(
@@ -186,9 +191,13 @@ def _silent(silent_after: timedelta) -> Sample:
     )
 
 
+_GOING_ON = "GoesOn"
+_NO_CRASH = ("Scheduled", "Pending", "Running", "Retrying", "Cancelling", "Cancelled", "Failed", "Completed")
+"""States that are not another report of the same crash."""
+
 _CRASHED = Sample(
-    "n1n: crashed run goes on",
-    f"Schedules a Crashed run with the tag {TAG} again under its own id, so that nothing it paid for is paid again. "
+    "n1n: crashed run is marked",
+    f"Names the state of a Crashed run with the tag {TAG} {_GOING_ON}, for `n1n: crashed run goes on` to take. "
     f"Bounded: only a run that had begun, only after it has run anew since, and only up to {MOST_RUNS} runs of it, "
     "of which each going on after a suspension, as for a review, is one. What is left then waits for a person, or "
     "`n1n-prefect resume --crashed`. Runs without a deployment are not taken.",
@@ -203,6 +212,33 @@ _CRASHED = Sample(
         "for_each": ["prefect.resource.id"],
         "posture": "Reactive",
         "within": 7 * 86_400,
+    },
+    actions=(
+        {
+            "type": "change-flow-run-state",
+            "state": "CRASHED",
+            "name": _GOING_ON,
+            "force": True,  # a run that has ended is not let crash
+            "message": f"It crashed, and goes on under its own id in {SETTLING_SECONDS} s.",
+        },
+    ),
+)
+
+_GOES_ON = Sample(
+    "n1n: crashed run goes on",
+    f"Schedules a run that `n1n: crashed run is marked` has marked under its own id, so that nothing it paid for is "
+    f"paid again. {SETTLING_SECONDS} s later, since a process worker reports a killed run twice; not if somebody has "
+    "resumed or cancelled it by then.",
+    {
+        "type": "event",
+        "match": _A_RUN,
+        "match_related": _OUR_RUNS,
+        "after": [f"prefect.flow-run.{_GOING_ON}"],
+        "expect": [f"prefect.flow-run.{name}" for name in _NO_CRASH],
+        "for_each": ["prefect.resource.id"],
+        "posture": "Proactive",
+        "threshold": 1,
+        "within": SETTLING_SECONDS,
     },
     actions=(
         {

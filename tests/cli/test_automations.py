@@ -20,7 +20,8 @@ from tests.prefect_server import PrefectServer, wait_for
 
 pytestmark = pytest.mark.prefect
 
-SILENT_SECONDS = 10
+SILENT_SECONDS = 10  # the least that Prefect takes
+SETTLING_SECONDS = 10
 FLOW = """
 import sys
 from prefect import flow, tags, unmapped
@@ -88,6 +89,11 @@ def server(setup_server: PrefectServer, hook: Hook) -> PrefectServer:
         str(SILENT_SECONDS),
     )
     setup_server.run("n1n-prefect", "setup", *argv, "--work-pool", "automated")
+    (goes_on,) = setup_server.post("/automations/filter", automations={"name": {"any_": ["n1n: crashed run goes on"]}})
+    goes_on["trigger"]["within"] = SETTLING_SECONDS
+    path = f"{setup_server.api_url}/automations/{goes_on['id']}"
+    told = {name: value for name, value in goes_on.items() if name not in ("id", "created", "updated")}
+    httpx.put(path, json=told).raise_for_status()
     return setup_server
 
 
@@ -241,6 +247,24 @@ class TestCrashed:
         self.after_another(server, deployment)
         assert is_in(server, run, "CRASHED")
 
+    def test_that_is_reported_twice_goes_on(self, server, deployment):
+        run = run_of(server, deployment)
+        set_state(server, run, "RUNNING")
+        set_state(server, run, "CRASHED", message="Process exited with status code: -9.")
+        wait_for(lambda: state_of(server, run)["name"] == "GoesOn", "the run to be marked")
+        set_state(server, run, "CRASHED", message="Flow run infrastructure exited with non-zero status code -9.")
+        wait_for(lambda: is_in(server, run, "SCHEDULED"), "the run to be scheduled again")
+
+    def test_that_somebody_cancelled_in_time_stays(self, server, deployment):
+        run = run_of(server, deployment)
+        set_state(server, run, "RUNNING")
+        set_state(server, run, "CRASHED")
+        wait_for(lambda: state_of(server, run)["name"] == "GoesOn", "the run to be marked")
+        set_state(server, run, "CANCELLED")
+        later = self.after_another(server, deployment)
+        wait_for(lambda: is_in(server, later, "SCHEDULED"), "a run that crashed later to be scheduled")
+        assert is_in(server, run, "CANCELLED")
+
     def test_without_having_run_again_stays(self, server, deployment):
         run = run_of(server, deployment)
         set_state(server, run, "CRASHED", message="The image cannot be pulled.")
@@ -262,12 +286,13 @@ class TestCrashed:
         self.after_another(server, deployment)
         assert is_in(server, run, "CRASHED")
 
-    def after_another(self, server: PrefectServer, deployment: dict) -> None:
-        """Returns when the server has got to a crash that came later, so that it has done what it would do."""
+    def after_another(self, server: PrefectServer, deployment: dict) -> str:
+        """A run that crashed later, once the server has got to it, so that it has done what it would do before."""
         run = run_of(server, deployment)
         set_state(server, run, "RUNNING")
         set_state(server, run, "CRASHED")
-        wait_for(lambda: is_in(server, run, "SCHEDULED"), "a run that crashed later to be scheduled")
+        wait_for(lambda: state_of(server, run)["name"] == "GoesOn", "a run that crashed later to be marked")
+        return run
 
 
 class TestSilent:

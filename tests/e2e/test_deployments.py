@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from PIL import Image
@@ -298,6 +299,33 @@ class TestWorkerLost:
         sums = {hashlib.sha256(data).hexdigest() for _, data in new}
         assert len(sums) == 4
         assert sums <= delivered(workspace)
+
+
+class TestProcessKilled:
+    """The worker lives on, and says that the run has crashed; once more if it runs again too soon."""
+
+    @pytest.fixture
+    def automated(self, workspace):
+        workspace.server.run("n1n-prefect", "setup", "--automations")
+        yield
+        for automation in workspace.server.post("/automations/filter"):
+            if automation["name"].startswith("n1n: "):
+                path = f"{workspace.server.api_url}/automations/{automation['id']}"
+                wait_for(lambda path=path: httpx.delete(path).status_code in (204, 404), "that it is deleted")
+
+    def test_the_run_goes_on_by_itself_and_pays_for_nothing_again(self, workspace, automated):
+        before = workspace.objects()
+        workspace.gateway.faults.add("slow", match="when it was killed", seconds=600)
+        run = workspace.start(GENERATE, prompts=["answered before", "when it was killed"])
+        wait_for(lambda: len(workspace.objects()) == len(before) + 1, "an image in the bucket")
+        wait_for(lambda: len(workspace.gateway.ledger.calls) == 2, "both calls")
+        (process,) = psutil.Process(workspace.worker.process.pid).children()
+        process.kill()
+        wait_for(lambda: workspace.state(run)["name"] == "Completed", "that the run goes on to its end")
+        assert workspace.state(run)["message"].startswith("2 images: 1 already there, 1 uploaded.")
+        history = [state["name"] for state in workspace.server.get(f"/flow_run_states/?flow_run_id={run}")]
+        assert [name for name in history if name in ("Crashed", "GoesOn")] == ["Crashed", "GoesOn"]
+        assert billed(workspace) == {"answered before": 1, "when it was killed": 2}
 
 
 def alive(process):
