@@ -48,7 +48,7 @@ def checked_base_url(base_url: object) -> str:
     """
     address = checked_address(base_url)
     url = httpx.URL(address)
-    if url.scheme == "http" and not _is_loopback(url.host):
+    if url.scheme == "http" and not is_loopback(url.host):
         raise ValueError(f"http:// would send the key in clear to {url.host!r}; write https://")
     return address.removesuffix("/v1beta").removesuffix("/v1").rstrip("/")
 
@@ -98,7 +98,8 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

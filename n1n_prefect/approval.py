@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, get_args
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect.automations import Automation
@@ -24,6 +25,7 @@ from prefect.exceptions import Abort
 from prefect.exceptions import Pause as Suspension
 
 from n1n_prefect import events
+from n1n_prefect.addresses import is_loopback
 from n1n_prefect.artifacts import check_key
 from n1n_prefect.blocks import S3Location
 from n1n_prefect.contact_sheet import contact_sheet_markdown, without_gaps
@@ -125,7 +127,7 @@ def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "
     """
     require_block(pending, S3Location, "pending")
     require_block(published, S3Location, "published")
-    places = [(place.endpoint_url, place.uri_of(place.key_for(ANY_IMAGE))) for place in (pending, published)]
+    places = [(_store_of(place), place.uri_of(place.key_for(ANY_IMAGE))) for place in (pending, published)]
     if places[0] == places[1]:
         raise InvalidRequestError(
             f"pending and published are the same place, s3://{published.bucket}/{published.prefix}: what is published "
@@ -134,6 +136,15 @@ def check_review(pending: S3Location, published: S3Location, *, wait: WaitBy = "
     context = FlowRunContext.get()
     if context and context.flow_run:
         _check_waiting(context.flow_run, wait)
+
+
+def _store_of(place: S3Location) -> str:
+    """The store's endpoint, however it is spelt."""
+    url = urlsplit(str(place.get_client().meta.endpoint_url).lower())
+    host, port = url.hostname or "", url.port or {"https": 443, "http": 80}.get(url.scheme)
+    host = "amazonaws.com" if host.endswith(".amazonaws.com") else host  # where names of buckets are one namespace
+    host = "localhost" if is_loopback(host) else host
+    return f"{host}:{port}{url.path.rstrip('/')}"
 
 
 def _check_waiting(flow_run: FlowRun, wait: WaitBy) -> None:

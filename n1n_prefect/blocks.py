@@ -605,6 +605,20 @@ class S3Location(CarefulBlock):
                 )
             )
 
+    def check_there(self, of: "str | UploadedImage") -> None:
+        """Refuses an object that is not there, or that these credentials may not read.
+
+        Args:
+            of: The object, as for `presigned_url`.
+
+        Raises:
+            InvalidRequestError: That is no object's address.
+            SourceError: It is missing, forbidden or out of reach.
+        """
+        bucket, key = _object_of(of, self.bucket)
+        with location_errors(SourceError, doing="read", bucket=bucket, key=key):
+            self.get_client().head_object(Bucket=bucket, Key=key)
+
     def read(self, bucket: str, key: str, max_bytes: int) -> bytes:
         """The bytes of an object in any bucket that these credentials may read.
 

@@ -1,7 +1,5 @@
 """What is saved on a Prefect server: block documents by their names, and how one is saved again."""
 
-# ruff: noqa: TID251 - it reads and writes Prefect's block documents
-
 import difflib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress

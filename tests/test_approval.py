@@ -250,6 +250,24 @@ class TestTheFlow:
             publishing.FLOW("a red fox", shop.credentials, shop.pending, shop.pending)
         assert shop.paid == []
 
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            ("http://127.0.0.1:9000", "http://LOCALHOST:9000/"),
+            ("https://store.example", "https://Store.example:443"),
+            ("", "https://s3.eu-west-3.amazonaws.com"),
+            ("", "https://s3.us-east-1.amazonaws.com"),
+        ],
+    )
+    def test_the_same_place_by_another_spelling_as_well(self, first, second):
+        given = {"bucket": "shop", "region_name": "eu-west-3", "aws_access_key_id": "a", "aws_secret_access_key": "b"}
+        pending, published, other = (
+            S3Location(endpoint_url=url, **given) for url in (first, second, "https://other.example")
+        )
+        with pytest.raises(InvalidRequestError, match="the same place"):
+            n1n.check_review(pending, published)
+        n1n.check_review(pending, other)
+
     def test_a_suspension_without_a_deployment_is_refused_before_anything_is_paid(self, shop):
         with pytest.raises(InvalidRequestError, match="without a deployment cannot be suspended"):
             publishing.FLOW("a red fox", *shop.blocks, wait="suspend")

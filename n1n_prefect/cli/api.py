@@ -25,7 +25,6 @@ def reached() -> "Generator[SyncPrefectClient]":
     """
     from prefect.client.orchestration import get_client
 
-    address()
     server_version()
     with get_client(sync_client=True) as client:
         yield client
@@ -53,11 +52,13 @@ def server_version() -> str:
     """The version of Prefect that the server runs; empty for Prefect Cloud, which is always compatible.
 
     Raises:
-        InvalidRequestError: No Prefect API answers within five seconds, or it wants another login.
+        InvalidRequestError: No address is set, no Prefect API answers there within five seconds, or it wants another
+            login.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+    address()  # without one, Prefect would start a server
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         client = get_client(sync_client=True, httpx_settings={"timeout": PATIENCE_SECONDS})
         with client, _explained():

@@ -6,8 +6,8 @@ from n1n_prefect.cli.findings import Check, Finding, as_json, findings, is_well
 
 NAME = "doctor"
 HELP = (
-    "Say what is wrong with a set-up: packages, server, blocks, key, bucket, result storage, work pool. Nothing is "
-    "spent; small probe objects are put below the location's prefix and removed again."
+    "Say what is wrong with a set-up: packages, server, blocks, key, bucket, result storage, work pool, deployments, "
+    "automations. Nothing is spent; small probe objects are put below the location's prefix and removed again."
 )
 
 
@@ -37,5 +37,6 @@ def _checks() -> tuple[Check, ...]:
     from n1n_prefect.cli.gateway_checks import GATEWAY_CHECKS
     from n1n_prefect.cli.location_checks import LOCATION_CHECKS
     from n1n_prefect.cli.server_checks import LIMIT_CHECKS, PREFECT_CHECKS
+    from n1n_prefect.cli.workspace_checks import WORKSPACE_CHECKS
 
-    return (*PREFECT_CHECKS, *GATEWAY_CHECKS, *LIMIT_CHECKS, *LOCATION_CHECKS)
+    return (*PREFECT_CHECKS, *WORKSPACE_CHECKS, *GATEWAY_CHECKS, *LIMIT_CHECKS, *LOCATION_CHECKS)

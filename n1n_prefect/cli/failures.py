@@ -1,5 +1,7 @@
 """How a subcommand fails: one line that says what happened, and an exit code."""
 
+import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -19,19 +21,38 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def exit_code_of(command: str, run: Callable[[], int]) -> int:
-    """The exit code of a run; 1 if it failed, after one line on stderr.
+    """The exit code of a run; 1 if it failed, after one line on stderr, and 141 if nobody reads what it says any more.
 
     Args:
         command: The subcommand's name, for the line.
         run: What is run.
     """
     try:
-        return run()
+        code = run()
+        sys.stdout.flush()
     except failures() as exc:
+        if isinstance(exc, BrokenPipeError) and _nobody_reads():
+            return _SIGPIPE
         print(f"n1n-prefect {command}: {one_line(exc)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
+    else:
+        return code
     return 1
+
+
+_SIGPIPE = 141
+"""What a shell says of a program that ended because nobody read it, as under `| head`."""
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader has gone; what is left for it is then dropped."""
+    pipes = select.poll()
+    pipes.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in pipes.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def one_line(exc: BaseException) -> str:

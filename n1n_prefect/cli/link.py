@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NAME = "link"
 HELP = (
     "Print an https address by which anybody can fetch an object for a while, without a key. It is signed here and "
-    "kept nowhere; whoever has it has the object."
+    "kept nowhere; whoever has it has the object. That the object is there is looked up first."
 )
 
 
@@ -33,8 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the address, alone on its line."""
-    print(_loaded(args.location).presigned_url(args.object, expires_seconds=args.expires))
+    """Prints the address, alone on its line; 1 if there is no such object."""
+    location = _loaded(args.location)
+    address = location.presigned_url(args.object, expires_seconds=args.expires)
+    location.check_there(args.object)
+    print(address)
     return 0
 
 

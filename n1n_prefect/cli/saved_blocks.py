@@ -55,7 +55,14 @@ class SavedBlocks:
             document = self.client.read_block_document_by_name(block, slug, include_secrets=False)
         except ObjectNotFound:
             raise InvalidRequestError(f"There is no block {slug}/{block}. {self._saved(slug)}") from None
-        return self._reference(name, self._dereferenced(stored), document)
+        had = self._dereferenced(stored)
+        was = cast("dict[str, Any]", had).get("block_type_slug") if isinstance(had, dict) else None
+        if was and was != slug:
+            raise InvalidRequestError(
+                f"Parameter {name!r} is a block of type {was}, not {slug}: --block {name}={was}/NAME. "
+                f"{self._saved(was)}"
+            )
+        return self._reference(name, had, document)
 
     def _dereferenced(self, stored: Any) -> Any:
         """The block behind a reference as it would be stored by value."""

@@ -9,11 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from prefect.events import AutomationCore
 from prefect.filesystems import LocalFileSystem
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK, temporary_settings
 
 from n1n_prefect import N1nCredentials
 from n1n_prefect.cli import main
+from n1n_prefect.cli.automations import fingerprint
 from n1n_prefect.cli.findings import Check, findings, is_well
 from tests.prefect_server import wait_for
 from tests.s3_servers import Answer, free_port, new_bucket
@@ -21,7 +24,9 @@ from tests.s3_servers import Answer, free_port, new_bucket
 pytestmark = pytest.mark.prefect
 
 SECRET = "sk-never-to-be-printed"
-ONLY_AFTER_A_SERVER = {"block types", "result storage", "work pool", "credentials", "location"}
+ONLY_AFTER_A_SERVER = {
+    "block types", "result storage", "work pool", "deployments", "automations", "credentials", "location",
+}  # fmt: skip
 
 
 class Findings(dict):
@@ -115,8 +120,9 @@ class TestWell:
             wait_for(lambda: at_server.post(f"/work_pools/{name}/workers/filter"), "the worker")
             found = doctor(*argv)
             assert main_json(at_server, capsys, *argv)["ok"]
-        # moto keeps bytes that have another SHA-256.
-        assert {check for check, (verdict, _) in found.items() if verdict != "ok"} == {"checksums"}
+        # moto keeps bytes that have another SHA-256. What others left on this server is another test's.
+        wanting = {check for check, (verdict, _) in found.items() if verdict != "ok"}
+        assert wanting - {"deployments", "automations"} == {"checksums"}
         assert found.verdict("checksums") == "warning"
         assert found.code == 0
         assert f"{at_server.api_url}, Prefect 3." in found.said("server")
@@ -171,7 +177,8 @@ class TestServer:
         assert {check for check, (verdict, _) in found.items() if verdict == "ok"} == {"packages", "settings"}
         assert all(found[check] == ("skipped", "it needs server") for check in ONLY_AFTER_A_SERVER)
 
-    def test_no_address(self, doctor):
+    def test_no_address(self, doctor, monkeypatch):
+        monkeypatch.setattr(SubprocessASGIServer, "start", lambda self: pytest.fail("a server was started for it"))
         assert "PREFECT_API_URL is not set" in doctor(url=None).said("server")
 
     def test_one_that_says_nothing_is_not_waited_for(self, doctor):
@@ -469,6 +476,87 @@ class TestWorkPool:
 
 
 # ── the checks themselves ────────────────────────────────────────────────────
+
+
+class TestDeployments:
+    @pytest.fixture(autouse=True)
+    def empty(self, at_server):
+        for there in at_server.post("/deployments/filter"):
+            httpx.delete(f"{at_server.api_url}/deployments/{there['id']}").raise_for_status()
+
+    @pytest.fixture
+    def deployment(self, at_server, pool, name):
+        def deployment(**fields):
+            flow = at_server.post("/flows/", name=name)
+            fields = {"name": name, "flow_id": flow["id"], "tags": ["n1n"], **fields}
+            return at_server.post("/deployments/", work_pool_name=pool()["name"], **fields)
+
+        return deployment
+
+    def test_none(self, doctor):
+        assert doctor()["deployments"][0] == "ok"
+
+    def test_that_nobody_serves(self, doctor, deployment, name):
+        deployment()
+        assert doctor()["deployments"] == ("warning", found := doctor().said("deployments"))
+        assert found.startswith(f"{name!r} have neither a worker")
+
+    def test_that_are_paused(self, doctor, deployment, name):
+        deployment(paused=True)
+        assert doctor()["deployments"] == (
+            "warning",
+            f"{name!r} are paused, so no schedule starts them; resume them in the UI",
+        )
+
+    def test_whose_block_is_deleted(self, doctor, deployment, name):
+        deployment(parameters={"credentials": {"$ref": {"block_document_id": str(uuid.uuid4())}}, "other": [1, "two"]})
+        verdict, said = doctor()["deployments"]
+        assert verdict == "wrong"
+        assert said.startswith(f"{name!r} name a block that is deleted")
+
+    def test_of_others_are_not_looked_at(self, doctor, deployment):
+        deployment(tags=[], paused=True)
+        assert doctor()["deployments"][0] == "ok"
+
+
+class TestAutomations:
+    @pytest.fixture
+    def ours(self, at_server):
+        """The automations, freshly made, by their names."""
+        for there in at_server.post("/automations/filter"):
+            httpx.delete(f"{at_server.api_url}/automations/{there['id']}").raise_for_status()
+        at_server.run("n1n-prefect", "setup", "--automations", "--silent-after", "700")
+        return {there["name"]: there for there in at_server.post("/automations/filter")}
+
+    def test_as_setup_makes_them(self, doctor, ours):
+        verdict, said = doctor()["automations"]
+        assert verdict == "ok"
+        assert said.startswith(f"{len(ours)} of ours; nobody is told by 'n1n: image refused'")
+        assert "--notify TYPE/NAME`" in said
+
+    def test_that_are_missing_off_or_of_another_version(self, doctor, at_server, ours):
+        goes_on, budget = ours["n1n: crashed run goes on"], ours["n1n: budget reached"]
+        old = {name: value for name, value in goes_on.items() if name not in ("id", "created", "updated")}
+        old["description"] = "As it once was."
+        sample = AutomationCore.model_validate(old)
+        old["tags"] = [f"n1n-setup-{fingerprint(sample)}"]
+        httpx.put(f"{at_server.api_url}/automations/{goes_on['id']}", json=old).raise_for_status()
+        assert doctor().said("automations").startswith("'n1n: crashed run goes on' are of another version")
+        path = f"{at_server.api_url}/automations/{budget['id']}"
+        httpx.patch(path, json={"enabled": False}).raise_for_status()
+        assert doctor().said("automations").startswith("'n1n: budget reached' are switched off")
+        httpx.delete(path).raise_for_status()
+        assert doctor()["automations"] == (
+            "warning",
+            "'n1n: budget reached' are missing; `n1n-prefect setup --automations` makes them",
+        )
+        at_server.run("n1n-prefect", "setup", "--automations", "--silent-after", "700")
+        assert doctor()["automations"][0] == "ok"
+
+    def test_none(self, doctor, at_server, ours):
+        for there in ours.values():
+            httpx.delete(f"{at_server.api_url}/automations/{there['id']}").raise_for_status()
+        assert doctor()["automations"][0] == "ok"
 
 
 class TestFindings:

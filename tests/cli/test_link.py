@@ -57,6 +57,14 @@ class TestTheCommand:
         assert "X-Amz-Expires=120" in line
         assert httpx.get(line).content == b"pixels"
 
+    @pytest.mark.parametrize("key", ["gone.png", "../a.png"])
+    def test_an_object_that_is_not_there(self, s3_location, capsys, key):
+        s3_location.save("linked", overwrite=True)
+        assert main(["link", key, "--location", "linked"]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "there is no such object" in said.err
+
     def test_a_block_that_is_not_there(self, capsys):
         assert main(["link", "s3://shop/a.png", "--location", "nobody-s"]) == 1
         assert "'nobody-s' could not be loaded" in capsys.readouterr().err

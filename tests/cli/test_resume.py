@@ -32,7 +32,7 @@ from prefect.states import (
     Scheduled,
 )
 
-from n1n_prefect import N1nCredentials
+from n1n_prefect import N1nCredentials, S3Location
 from n1n_prefect.cli import main
 from n1n_prefect.staging import local_storage
 from tests import resumable
@@ -358,6 +358,13 @@ class TestParameters:
         assert main([*command, "--block", "credentials=n1n-credentials/resumable"]) == 1  # the fault
         assert main(command) == 0  # the block is remembered
         assert paid(gateway) == {"a fox": 1}
+
+    def test_a_block_of_another_type_is_refused(self, saved, client, capsys):
+        S3Location(bucket="shop", aws_access_key_id="a", aws_secret_access_key="b").save("a-shop", overwrite=True)
+        run_id = run_in(client, Failed(), prompts=[], credentials=saved)
+        command = ["resume", run_id, "--entrypoint", f"{HERE}:draw", "--block", "credentials=s3-image-location/a-shop"]
+        assert main(command) == 1
+        assert "is a block of type n1n-credentials, not s3-image-location: --block" in said(capsys)
 
     @pytest.mark.parametrize("block", ["credentials", "=a/b", "credentials=a", "credentials=a/b/c"])
     def test_a_block_that_is_none_is_two(self, block, capsys):
