@@ -17,8 +17,10 @@ FROM python:${PYTHON}-slim
 RUN useradd --uid 10001 --create-home n1n
 COPY --from=build /opt/venv /opt/venv
 COPY flows /opt/n1n/flows
+# Arenas: glibc makes up to eight a core, each of which keeps what replies of many megabytes took.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    MALLOC_ARENA_MAX=2 \
     PREFECT_LOGGING_EXTRA_LOGGERS=n1n_prefect
 WORKDIR /opt/n1n
 USER 10001

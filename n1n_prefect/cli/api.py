@@ -30,6 +30,18 @@ def reached() -> "Generator[SyncPrefectClient]":
         yield client
 
 
+def check() -> None:
+    """Refuses an address where no Prefect API answers; where none is set, Prefect starts a server itself.
+
+    Raises:
+        InvalidRequestError: It is refused.
+    """
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url:
+        server_version()
+
+
 def address() -> str:
     """The API's address without a password.
 

@@ -1,17 +1,12 @@
 """`n1n-prefect batch`: a manifest carried out, with saved blocks or, to try it, on local servers."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from n1n_prefect import catalog
-from n1n_prefect.cli import arguments, local_batch, models
-from n1n_prefect.cli.failures import one_line
+from n1n_prefect.cli import arguments, local_batch
 from n1n_prefect.cli.local_batch import carried_out
-from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.images import DEFAULT_MODEL, OUTCOME_STATUSES
-
-if TYPE_CHECKING:
-    from n1n_prefect.blocks import S3Location
 
 NAME = "batch"
 HELP = "Make an image for each row of a table, put it into S3, and write a table of what came of every row."
@@ -70,21 +65,12 @@ def run(args: argparse.Namespace) -> int:
     """Carries the batch out, in this process or in one whose Prefect keeps all below a folder."""
     if args.local is not None:
         return local_batch.run(args.local, args.manifest, _options(args))
-    source = _location(args.source) if args.source is not None else None
-    blocks = models.loaded_credentials(args.credentials), _location(args.destination), source
+    from n1n_prefect.blocks import N1nCredentials, S3Location
+    from n1n_prefect.cli.loading import loaded
+
+    source = loaded(S3Location, args.source) if args.source is not None else None
+    blocks = loaded(N1nCredentials, args.credentials), loaded(S3Location, args.destination), source
     return carried_out(args.manifest, *blocks, **_options(args))
-
-
-def _location(block: str) -> "S3Location":
-    from n1n_prefect.blocks import S3Location
-
-    try:
-        return S3Location.load(block)  # pyright: ignore[reportReturnType] - Prefect's types
-    except Exception as exc:
-        raise InvalidRequestError(
-            f"The S3 Image Location block {block!r} could not be loaded: {one_line(exc)} "
-            "`N1N_S3_BUCKET=… n1n-prefect setup --location NAME` saves one."
-        ) from exc
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

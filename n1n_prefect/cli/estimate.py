@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from n1n_prefect import catalog
-from n1n_prefect.cli import arguments, models
+from n1n_prefect.cli import arguments
 from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.images import DEFAULT_MODEL, ImageRequest, Spending
 from n1n_prefect.pricing import LIST_PRICES_READ, CostEstimate, checked_request, estimate_cost, saying
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         "images": tuple(f"input-{number}.png" for number in range(args.images)),  # counted, never read
     }
     requests = [*_given(args.prompts, options), *(_in_file(args.file, options) if args.file is not None else ())]
-    credentials = models.loaded_credentials(args.credentials) if args.credentials is not None else None
+    credentials = _credentials(args.credentials) if args.credentials is not None else None
     spending = settings().spending
     _show(estimate_cost(requests, credentials=credentials, spending=spending), spending, credentials)
     return 0
@@ -66,6 +66,13 @@ def _input_images(text: str) -> int:
 
 
 # ── what is asked ────────────────────────────────────────────────────────────
+
+
+def _credentials(block: str) -> "N1nCredentials":
+    from n1n_prefect.blocks import N1nCredentials
+    from n1n_prefect.cli.loading import loaded
+
+    return loaded(N1nCredentials, block)
 
 
 def _given(prompts: list[str], options: dict[str, Any]) -> Iterator[ImageRequest]:

@@ -1,14 +1,8 @@
 """`n1n-prefect link`: an address by which anybody can fetch one object for a while."""
 
 import argparse
-from typing import TYPE_CHECKING, cast
 
 from n1n_prefect.cli import arguments
-from n1n_prefect.cli.failures import one_line
-from n1n_prefect.errors import InvalidRequestError, N1nError
-
-if TYPE_CHECKING:
-    from n1n_prefect.blocks import S3Location
 
 NAME = "link"
 HELP = (
@@ -34,19 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the address, alone on its line; 1 if there is no such object."""
-    location = _loaded(args.location)
+    from n1n_prefect.blocks import S3Location
+    from n1n_prefect.cli.loading import loaded
+
+    location = loaded(S3Location, args.location)
     address = location.presigned_url(args.object, expires_seconds=args.expires)
     location.check_there(args.object)
     print(address)
     return 0
-
-
-def _loaded(block: str) -> "S3Location":
-    from n1n_prefect.blocks import S3Location
-
-    try:
-        return cast(S3Location, S3Location.load(block))
-    except N1nError:
-        raise
-    except Exception as exc:
-        raise InvalidRequestError(f"The S3 Image Location {block!r} could not be loaded: {one_line(exc)}") from exc

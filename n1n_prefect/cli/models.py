@@ -2,17 +2,12 @@
 
 import argparse
 import os
-from typing import TYPE_CHECKING, cast
 
 from n1n_prefect import catalog
-from n1n_prefect.cli.failures import one_line
 from n1n_prefect.client import DEFAULT_BASE_URL, N1nClient
-from n1n_prefect.errors import InvalidRequestError, N1nError
+from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.images import ImageRequest
 from n1n_prefect.pricing import estimate_usd
-
-if TYPE_CHECKING:
-    from n1n_prefect.blocks import N1nCredentials
 
 NAME = "models"
 HELP = "List the models that a key serves; image models with their ratios, sizes and list price."
@@ -37,26 +32,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _client(block: str | None) -> N1nClient:
     if block is not None:
-        return loaded_credentials(block).get_client()
+        from n1n_prefect.blocks import N1nCredentials
+        from n1n_prefect.cli.loading import loaded
+
+        return loaded(N1nCredentials, block).get_client()
     if not os.environ.get("N1N_API_KEY"):
         raise InvalidRequestError("There is no key. Set N1N_API_KEY or pass --credentials BLOCK.")
     return N1nClient(os.environ["N1N_API_KEY"], os.environ.get("N1N_BASE_URL") or DEFAULT_BASE_URL)
-
-
-def loaded_credentials(block: str) -> "N1nCredentials":
-    """The saved n1n Credentials block of that name.
-
-    Raises:
-        InvalidRequestError: There is none, or it cannot be loaded.
-    """
-    from n1n_prefect.blocks import N1nCredentials
-
-    try:
-        return cast(N1nCredentials, N1nCredentials.load(block))
-    except N1nError:
-        raise
-    except Exception as exc:
-        raise InvalidRequestError(f"The n1n Credentials block {block!r} could not be loaded: {one_line(exc)}") from exc
 
 
 def _line(model: str) -> str:
