@@ -57,8 +57,13 @@ def is_under_way(item: object) -> bool:
     """Whether an item is a future, of Prefect's or asyncio's, that has not ended."""
     if isinstance(item, asyncio.Future):
         return not item.done()
-    wrapped = getattr(item, "wrapped_future", None) if isinstance(item, PrefectFuture) else None
-    return wrapped is not None and not wrapped.done()
+    wrapped = getattr(item, "wrapped_future", None)
+    if wrapped is None or not isinstance(item, PrefectFuture):
+        return False
+    if hasattr(wrapped, "done"):
+        return not wrapped.done()
+    item.wait(timeout=0)  # a reference of Ray's does not tell
+    return item._final_state is None
 
 
 def outcomes_so_far(items: Iterable[object]) -> list[ImageOutcome]:

@@ -7,14 +7,14 @@ import pytest
 from prefect import flow, task
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
-from prefect.futures import PrefectTaskRunFuture
+from prefect.futures import PrefectTaskRunFuture, PrefectWrappedFuture
 from prefect.results import ResultStore
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, State
 
 from n1n_prefect import errors, outcomes
 from n1n_prefect.errors import ImageValidationError, N1nError, RefusedError, Violation
 from n1n_prefect.images import ImageOutcome
-from n1n_prefect.outcomes import final_state, gather_outcomes, outcome_of, remember_failure
+from n1n_prefect.outcomes import final_state, gather_outcomes, is_under_way, outcome_of, remember_failure
 from tests.examples import KEY, generated, uploaded
 
 IMAGE = generated(prompt_excerpt="A red fox")
@@ -183,6 +183,24 @@ class TestGatherOutcomes:
     def test_one_that_has_not_ended_is_pending(self, state):
         found = only(state)
         assert (found.status, found.id, found.charged) == ("pending", "1", "no")
+
+    def test_one_on_ray_is_under_way_until_its_state_can_be_had(self):
+        class OnRay(PrefectWrappedFuture):
+            """As prefect-ray's: what it wraps is a reference, which is asked through Ray."""
+
+            ended = None
+
+            def wait(self, timeout=None):
+                assert timeout == 0, "or it would be waited for"
+                self._final_state = self.ended
+
+            def result(self, timeout=None, raise_on_failure=True):
+                raise AssertionError
+
+        future = OnRay(uuid.uuid4(), object())
+        assert is_under_way(future)
+        future.ended = Completed()
+        assert not is_under_way(future)
 
     def test_one_that_did_not_run_has_the_earlier_one_s_reason(self):
         error = failed(request_key=KEY)
