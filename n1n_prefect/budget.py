@@ -277,7 +277,7 @@ class Allowance:
 
         It stands in for `Spending.max_usd_per_run`, which must be set; a ceiling for the day holds as always.
         """
-        chunk = Chunk(_Spent(), _micro(self.usd), "this part's share of the run's ceiling")
+        chunk = Chunk(_Spent(), _micro(self.usd), _OF_A_PART)
         token = _chunk.set(chunk)
         try:
             yield chunk
@@ -291,6 +291,14 @@ class Allowance:
             spent_usd: What the chunk has spent, in US dollars.
         """
         _run_count(self.scope, 0).correct(_micro(spent_usd) - _micro(self.usd))
+
+
+_OF_A_PART = "this part's share of the run's ceiling"
+
+
+def is_of_a_part(reason: str) -> bool:
+    """Whether an allowance was used up, by the reason in words, and no ceiling that somebody set."""
+    return _OF_A_PART in reason
 
 
 class Chunk(RunCount):

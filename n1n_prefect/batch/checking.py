@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from n1n_prefect.batch.cells import (
 )
 from n1n_prefect.batch.columns import check_header, wrong_names
 from n1n_prefect.batch.items import BadRow, Item
+from n1n_prefect.batch.provenance import sidecar_key
 from n1n_prefect.batch.seen import Seen
 from n1n_prefect.batch.text_rows import RawRow
 from n1n_prefect.blocks import S3Location
@@ -26,6 +28,7 @@ from n1n_prefect.identity import request_key
 from n1n_prefect.images import ANY_IMAGE, GeneratedImage, ImageRequest, excerpt
 from n1n_prefect.pricing import checked_request
 from n1n_prefect.sources import as_sources, hash_of
+from n1n_prefect.variants import Variant, derived_key
 
 NO_VARIANTS = "none"
 """The word for none of the batch's variants in a column `variants`."""
@@ -45,7 +48,8 @@ class RowChecker:
         folder: The folder of the batch's own documents in that bucket, where no image may take their places.
         seen: Remembers ids and keys.
         defaults: Fields of `ImageRequest` that hold where a row says nothing.
-        variants: Names of the batch's variants; a row that names none gets all.
+        variants: The batch's variants; a row that names none gets all.
+        sidecars: Whether each image has a sidecar.
         reserved: Names of the results table's own columns.
 
     Raises:
@@ -59,11 +63,13 @@ class RowChecker:
         folder: str,
         seen: Seen,
         defaults: Mapping[str, Any] | None = None,
-        variants: Collection[str] = (),
+        variants: Sequence[Variant] = (),
+        sidecars: bool = False,
         reserved: Collection[str] = (),
     ) -> None:
         self._defaults = checked_defaults(defaults or {})
-        self._variants = tuple(variants)
+        self._variants = {variant.name: variant for variant in variants}
+        self._sidecars = sidecars
         self._reserved = frozenset(name.lower() for name in reserved)
         self._seen = seen
         self._keys = _Keys(destination, folder, seen)
@@ -96,8 +102,11 @@ class RowChecker:
         if not identity:
             identity = self._made_id(request)
             self._claim_id(identity, row.line)
-        self._keys.claim(row.line, identity, key, request.model)
-        return Item(identity, row.line, request, key, self._variants_in(given), carried_in(row.values))
+        names = self._variants_in(given)
+        variants = [self._variants[name] for name in names]
+        self._keys.claim(row.line, identity, key, request.model, variants, has_sidecar=self._sidecars)
+        beside = _beside(variants, has_sidecar=self._sidecars)
+        return Item(identity, row.line, request, key, names, carried_in(row.values), beside=beside)
 
     def _id(self, row: RawRow) -> str:
         identity = checked_id(row.values["id"])
@@ -122,7 +131,7 @@ class RowChecker:
 
     def _variants_in(self, given: Mapping[str, Any]) -> tuple[str, ...]:
         if "variants" not in given:
-            return self._variants
+            return tuple(self._variants)
         names = names_in(given["variants"])
         if names == (NO_VARIANTS,) and NO_VARIANTS not in self._variants:
             return ()
@@ -132,6 +141,12 @@ class RowChecker:
                 there = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self._variants) or 'none'}."
                 raise InvalidRequestError(f"variants: the batch has no variant {name!r:.80}; {there}")
         return names
+
+
+def _beside(variants: Sequence[Variant], *, has_sidecar: bool) -> str:
+    """A digest of what is made beside an image, so that it is made anew once that is another."""
+    made = [*map(str, variants), *(["sidecar"] if has_sidecar else [])]
+    return hashlib.sha256("\n".join(made).encode()).hexdigest()[:8] if made else ""
 
 
 def checked_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,8 +191,10 @@ class _Keys:
         self._has_extension = "{extension}" in template
         self._is_made_of_bytes = "{sha256}" in template or "{request_key}" in template
 
-    def claim(self, line: int, identity: str, key: str | None, model: str) -> None:
-        """Remembers a row's key.
+    def claim(
+        self, line: int, identity: str, key: str | None, model: str, variants: Sequence[Variant], *, has_sidecar: bool
+    ) -> None:
+        """Remembers a row's key, and those of what lies beside its image.
 
         Raises:
             InvalidRequestError: It is no usable key, another row's, or one of the batch's own documents.
@@ -189,6 +206,16 @@ class _Keys:
         first = self._of_template(made, line) if key is None else self._of_row(made, line)
         if first is not None:
             raise InvalidRequestError(f"key={made!r} is also that of line {first}; give every image its own.")
+        if has_sidecar:
+            sidecar_key(made)  # raises where it has no room
+        for variant in variants if key is not None or not self._is_made_of_bytes else ():
+            derived = derived_key(made, variant)
+            first = self._seen.first("beside", derived, line)
+            if first is not None:
+                raise InvalidRequestError(
+                    f"Its variant {variant.name!r} would have the key {derived!r}, and so has that of line {first}; "
+                    "give every image a key that differs in more than its extension."
+                )
 
     def _of_template(self, key: str, line: int) -> int | None:
         if self._is_made_of_bytes:

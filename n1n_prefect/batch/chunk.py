@@ -23,7 +23,7 @@ from n1n_prefect.batch.items import Item
 from n1n_prefect.batch.lease import BATCH, Lease, held, here, of_chunk
 from n1n_prefect.batch.parts import read_part, write_part
 from n1n_prefect.batch.plan import read_chunk
-from n1n_prefect.batch.results import ItemResult, digest_of
+from n1n_prefect.batch.results import ItemResult, digest_of, is_same_image
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.tally import tally_of
 from n1n_prefect.batch.terms import Terms
@@ -41,7 +41,7 @@ from n1n_prefect.run_log import get_logger
 NOT_TRIED: tuple[OutcomeStatus, ...] = ("pending", "over_budget")
 """Nothing has come of items that ended so, and the batch is not done."""
 
-_FREE = ("failed", "source_error")  # tried again by each run of the batch, where nothing was paid
+_TRIED_AGAIN = ("failed", "source_error")  # by each run of the batch: what was paid is found in the journal
 _DRAWN_ANEW = ("refused", "no_image", "invalid")  # asked for again, the journal would only repeat itself
 _FIRST_FAILURES = 3
 _LOOK_SECONDS = 0.2
@@ -58,7 +58,7 @@ class ChunkReport:
     """How many of its items ended how, in whatever run of the batch."""
 
     left: int
-    """How many of its items the next run of the batch carries out: not tried, or failed at no cost."""
+    """How many of its items the next run of the batch carries out: not tried, or failed with nothing lost."""
 
     cost_usd: float
     """What its images cost in all runs of the batch, in US dollars, as far as known."""
@@ -174,25 +174,32 @@ def _split(
     stands: dict[str, ItemResult] = {}
     to_do: list[Item] = []
     for item in items:
-        result = known.get(item.id)
-        if result is None or result.asked != digest_of(item):
+        result = known.get(item.id) or ItemResult.pending(item)
+        asked = digest_of(item)
+        if not terms.redo and not is_same_image(result.asked, asked):
             result = ItemResult.pending(item)
         if result.outcome.status in terms.redo if terms.redo else _is_left(result):
             to_do.append(_drawn_next(item, result, terms))
+        elif result.asked != asked and not terms.redo:  # something else lies beside it now
+            to_do.append(replace(item, take=result.take, given_up_usd=result.given_up_usd))
         else:
             stands[item.id] = replace(result, line=item.line, carried=item.carried)
     return stands, to_do
 
 
 def _is_left(result: ItemResult) -> bool:
-    """Whether every run of the batch carries this out: nothing has come of it, and nothing was paid."""
+    """Whether every run of the batch carries this out: nothing has come of it, and no call of it is lost."""
     outcome = result.outcome
-    return outcome.status in NOT_TRIED or (outcome.status in _FREE and outcome.charged == "no")
+    return outcome.status in NOT_TRIED or (outcome.status in _TRIED_AGAIN and outcome.charged != "unknown")
 
 
 def _drawn_next(item: Item, result: ItemResult, terms: Terms) -> Item:
     """The item past all drawings that were given up, so that the journal does not repeat what is known."""
     outcome = result.outcome
+    if outcome.status == "unknown_outcome":
+        more = max(terms.spending.unknown_retries, 1)
+        retries = outcome.possible_duplicates + more
+        return replace(item, take=result.take, given_up_usd=result.given_up_usd, unknown_retries=retries)
     if outcome.status not in _DRAWN_ANEW:
         return replace(item, take=result.take, given_up_usd=result.given_up_usd)
     looks_again = outcome.status == "invalid"

@@ -41,7 +41,7 @@ def check_header(names: tuple[str, ...], *, reserved: frozenset[str], defaults: 
             "id,prompt,aspect_ratio"
         )
     if not wrong and "prompt" not in names and "prompt" not in defaults:
-        wrong = f"there is no column 'prompt' among {_listed(names)}; add it, or give prompt= for all rows"
+        wrong = f"there is no column 'prompt' among {_listed(names)}; add it"
     if wrong:
         raise InvalidRequestError(f"{wrong}.")
 

@@ -140,9 +140,16 @@ class ChunkRun:
             get_logger().warning(
                 "Chunk %05d is handed out again: flow run %s has crashed. %s", self.number, self.id, self.state.message
             )
+            return not self._is_begun_again()
+        return True
+
+    def _is_begun_again(self) -> bool:
+        try:
             self.begin()
-            self.runs._under_way.append(self)
+        except Exception as exc:  # noqa: BLE001 - then it has ended as it did
+            get_logger().warning("Chunk %05d cannot be handed out again: %s: %s", self.number, type(exc).__name__, exc)
             return False
+        self.runs._under_way.append(self)
         return True
 
     def report(self) -> ChunkReport:

@@ -4,9 +4,11 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportUntypedFunctionDecorator=false
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -94,7 +96,7 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
         prefix: The folder of images and results below the destination's own prefix; the batch id if empty.
         dry_run: Check every row and estimate dollars and hours, and make no call. Begin with this.
         only_failed: Carry out what failed in an earlier run, and nothing else. Refused, invalid and missing images are
-            asked for anew, which is paid again. What failed at no cost is tried again by every run.
+            asked for anew, which is paid again. What failed otherwise is tried again by every run.
         only_statuses: With only_failed, those of these statuses alone.
         on_bad_rows: Whether a row that cannot be carried out ends the batch before its first call (strict), or is left
             out (skip).
@@ -153,13 +155,15 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
                 source=places.source,
                 rules=settings().source_rules,
                 defaults=_defaults(model, aspect_ratio, image_size),
-                variants=[variant.name for variant in terms.variants],
+                variants=terms.variants,
+                sidecars=terms.sidecars,
                 reserved=COLUMNS,
                 credentials=credentials,
                 spending=terms.spending,
                 chunk_size=chunk_size,
                 on_bad_rows=on_bad_rows,
                 check_inputs=check_inputs,
+                named_after_manifest=not batch_id,
                 dry_run=dry_run,
             )
             purse = _purse(plan, terms.spending.max_usd_per_run)
@@ -167,7 +171,7 @@ def batch_to_s3(  # noqa: PLR0917 - a form has its fields by name
             return _not_begun(error)
         get_logger().info("%s", plan.summary(credentials.max_in_flight))
         if dry_run:
-            return _shown(plan, credentials)
+            return _shown(plan, credentials, places.store)
         if deployed:
             start: Start = ChunkRuns(deployed, terms, plan.chunk_digests, places.store).start
         else:
@@ -263,14 +267,20 @@ def _defaults(model: str, aspect_ratio: str, image_size: str) -> dict[str, Any]:
     }
 
 
-def _shown(plan: Plan, credentials: N1nCredentials) -> Any:
-    """The state of a dry run: what the batch would be."""
+def _shown(plan: Plan, credentials: N1nCredentials, store: BatchStore) -> Any:
+    """The state of a dry run: what the batch would be, and what of it is done already."""
+    done = sum((Counter(report.by_status) for _, report in _reports(plan, store)), Counter[str]())
+    begun = ", ".join(f"{items:,} {status.replace('_', ' ')}" for status, items in done.most_common())
     words = plan.summary(credentials.max_in_flight)
-    show(plan.batch_id, f"## Batch {plain(plan.batch_id, 100)}, not begun\n\n{plain(words, 2000)}\n", words)
+    if begun:
+        words = f"Begun already: {begun}; what was paid for is not paid again. The whole batch: {words}"
+    title = "begun already" if begun else "not begun"
+    show(plan.batch_id, f"## Batch {plain(plan.batch_id, 100)}, {title}\n\n{plain(words, 2000)}\n", words)
+    pending = plan.items - done.total()
     report = BatchReport(
         plan.batch_id,
         items=plan.items,
-        by_status={"pending": plan.items},
+        by_status=dict((done + Counter({"pending": pending} if pending > 0 else {})).most_common()),
         estimated_cost_usd=plan.estimate.usd,
         bad_rows=plan.bad_rows,
         is_dry_run=True,
@@ -298,9 +308,14 @@ def _carried_out(
     at_once = 2 * _workers() if isinstance(_runner(), ThreadPoolTaskRunner) else _AT_ONCE_ELSEWHERE
     rounds = Rounds(start, tally, at_once, purse)
     left: dict[int, int] = {}
-    for number, report in _earlier(plan, store):
-        if report and purse:
+    known: dict[int, ChunkReport] = {}
+    for number, report in _reports(plan, store):
+        if purse:
             seed(purse, report.cost_usd)
+        if number < plan.chunks and report.digest == plan.chunk_digests[number]:
+            known[number] = report
+    for number in range(plan.chunks):
+        report = known.get(number)
         if report and is_done(report, terms):
             tally.close(number, report.by_status, report.cost_usd)
         else:
@@ -317,11 +332,17 @@ def _carried_out(
     return rounds
 
 
-def _earlier(plan: Plan, store: BatchStore) -> Iterator[tuple[int, ChunkReport | None]]:
-    """Each chunk with its report of an earlier run, if it is about the same items."""
-    for number in range(plan.chunks):
+def _reports(plan: Plan, store: BatchStore) -> Iterator[tuple[int, ChunkReport]]:
+    """What earlier runs of the batch came to, chunk by chunk, whatever the manifest was by then.
+
+    An earlier plan may have had more chunks than this one; the first that has no report is taken for the last.
+    """
+    for number in count():
         report = report_if_any(store, number)
-        yield number, report if report and report.digest == plan.chunk_digests[number] else None
+        if report is not None:
+            yield number, report
+        elif number >= plan.chunks:
+            return
 
 
 def _runner() -> Any:

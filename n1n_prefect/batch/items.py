@@ -40,6 +40,12 @@ class Item:
     given_up_usd: float = 0.0
     """What those cost in US dollars, but for the one that is checked once more."""
 
+    beside: str = ""
+    """A digest of how its variants are made, and of whether it has a sidecar; empty if it has neither."""
+
+    unknown_retries: int | None = None
+    """How often calls for it whose answer is lost may be made again; None for as often as the batch's others."""
+
 
 @dataclass(frozen=True)
 class BadRow:

@@ -8,7 +8,7 @@ import hashlib
 import sqlite3
 import tempfile
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import field
@@ -33,6 +33,7 @@ from n1n_prefect.errors import InvalidRequestError, StagingError
 from n1n_prefect.images import Spending
 from n1n_prefect.pricing import Charges, CostEstimate, saying
 from n1n_prefect.sources import SourceRules, _printable
+from n1n_prefect.variants import Variant
 
 PLAN = "_batch/plan.json"
 BAD_ROWS = "bad_rows.jsonl"
@@ -158,7 +159,8 @@ def make_plan(
     source: S3Location | None = None,
     rules: SourceRules | None = None,
     defaults: Mapping[str, Any] | None = None,
-    variants: Collection[str] = (),
+    variants: Sequence[Variant] = (),
+    sidecars: bool = False,
     reserved: Collection[str] = (),
     credentials: Charges | None = None,
     spending: Spending | None = None,
@@ -166,6 +168,7 @@ def make_plan(
     on_bad_rows: OnBadRows = "strict",
     check_inputs: bool = True,
     max_items: int = 1_000_000,
+    named_after_manifest: bool = False,
     dry_run: bool = False,
 ) -> Plan:
     """Reads a manifest, checks every row, and puts the plan and its chunks into the store.
@@ -178,7 +181,8 @@ def make_plan(
         source: How `s3://` manifests and input images are reached; the destination if not given.
         rules: Below which folders local files may be read.
         defaults: Fields of `ImageRequest` that hold where a row says nothing.
-        variants: Names of the batch's variants.
+        variants: The batch's variants.
+        sidecars: Whether each image has a sidecar.
         reserved: Names of the results table's own columns, which no carried column may have.
         credentials: For what the gateway charges.
         spending: How often a call may be paid for again.
@@ -186,6 +190,7 @@ def make_plan(
         on_bad_rows: `strict` refuses the manifest if one row is bad, `skip` goes on with the others.
         check_inputs: Whether local and `s3://` input images are looked for.
         max_items: The most rows.
+        named_after_manifest: Whether the batch has its id from the manifest's name, which another may have as well.
         dry_run: Whether nothing at all is written.
 
     Raises:
@@ -204,6 +209,8 @@ def make_plan(
     with ExitStack() as stack:
         folder = stack.enter_context(_temporary_folder())
         table = stack.enter_context(open_manifest(manifest, rules=rules, source=source))
+        if named_after_manifest:
+            _check_same(store, table.uri, batch_id)
         seen = stack.enter_context(Seen(folder / "seen.sqlite"))
         checker = RowChecker(
             destination=destination,
@@ -211,6 +218,7 @@ def make_plan(
             seen=seen,
             defaults=defaults,
             variants=variants,
+            sidecars=sidecars,
             reserved=reserved,
         )
         rows = _checked(table, checker, max_items)
@@ -223,6 +231,17 @@ def make_plan(
         plan = _plan_of(draft, table, batch_id, chunk_size)
         _finish(plan, draft, store, on_bad_rows, dry_run)
     return plan
+
+
+def _check_same(store: BatchStore, uri: str, batch_id: str) -> None:
+    """Refuses a manifest that has only its name in common with the one that the batch was made of."""
+    earlier = read_plan(store)
+    if earlier is not None and earlier.manifest != uri:
+        raise InvalidRequestError(
+            f"Batch {batch_id!r} at {store.uri_of()} was made of {_printable(earlier.manifest)}, and this is "
+            f"{_printable(uri)}. Give it a batch_id of its own; or, if it is the same batch, say so by "
+            f"batch_id={batch_id!r} (--batch-id {batch_id})."
+        )
 
 
 def _check_numbers(**numbers: object) -> None:
@@ -255,9 +274,7 @@ def _checked(table: Manifest, checker: RowChecker, max_items: int) -> Iterator[I
             checker.check_header(table.columns)
     for number, row in enumerate(table.rows, 1):
         if number > max_items:
-            raise InvalidRequestError(
-                f"{name} has more than {max_items:,} rows; split it into several batches, or raise max_items."
-            )
+            raise InvalidRequestError(f"{name} has more than {max_items:,} rows; split it into several batches.")
         yield row if isinstance(row, BadRow) else checker.check(row)
 
 
@@ -297,7 +314,7 @@ def _finish(plan: Plan, draft: Draft, store: BatchStore, on_bad_rows: OnBadRows,
 def _bad_rows_in_words(plan: Plan, first: list[BadRow], uri: str) -> str:
     rows = [f"line {row.line}{f' (id {row.id!r:.80})' if row.id else ''}: {row.reason[:300]}" for row in first]
     more = f"\nand {plan.bad_rows - len(first):,} more" if plan.bad_rows > len(first) else ""
-    skip = ", or leave them out with on_bad_rows='skip'" if plan.items else ""
+    skip = ", or leave them out with on_bad_rows='skip' (--skip-bad-rows)" if plan.items else ""
     where = f" All of them are in {uri}" if uri else ""
     return (
         f"{_printable(plan.manifest)} has {_counted(plan.bad_rows, 'bad row')} of {plan.rows:,}, and nothing was "

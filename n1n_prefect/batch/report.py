@@ -76,7 +76,7 @@ class BatchReport:
             )
         counts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in self.by_status.items())
         left_out = f"; bad rows left out: {self.bad_rows:,}" if self.bad_rows else ""
-        where = [f"  {uri}" for uri in (self.results, self.results_parquet, self.stats) if uri]
+        where = [f"  {line}" for line in (self.stopped, self.results, self.results_parquet, self.stats) if line]
         return "\n".join((f"Batch {self.batch_id}: {counts}{left_out}; ${self.estimated_cost_usd:,.2f} in all", *where))
 
     @property
@@ -225,12 +225,20 @@ def final_state(report: BatchReport, rounds: Rounds, words: str) -> Any:
     Failed when items are left, named `OverBudget` where a ceiling is why, or when no image came at all.
     """
     again = f" To go on without paying again, run batch {report.batch_id!r} once more."
-    if report.left:
-        message = f"{words} {report.left:,} are left. {report.stopped}{again}"
+    if report.left or rounds.unfinished:
+        chunks = "1 chunk was" if rounds.unfinished == 1 else f"{rounds.unfinished:,} chunks were"
+        left = f"{report.left:,} are left." if report.left else f"{chunks} not carried out."
+        message = f"{words} {left} {report.stopped}{again}"
         if rounds.stopped_by == "BudgetExceededError":
             return Failed(name="OverBudget", message=message, data=errors.BudgetExceededError(message))
         return Failed(message=message, data=N1nError(message))
     if report.items and not any(report.by_status.get(name) for name in _ARRIVED):
-        message = f"{words} No image arrived."
+        message = f"{words} No image arrived.{_anew(report)}"
         return Failed(message=message, data=N1nError(message))
-    return Completed(message=words, data=report)
+    return Completed(message=words + _anew(report), data=report)
+
+
+def _anew(report: BatchReport) -> str:
+    """How those without an image get one, if there are any."""
+    without = report.items - sum(report.by_status.get(name, 0) for name in _ARRIVED)
+    return " Those without an image are drawn anew, and paid, with only_failed (--only-failed)." if without else ""

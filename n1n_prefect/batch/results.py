@@ -70,7 +70,7 @@ COLUMNS: dict[str, Column] = {
     "request_id": Column("text", "The gateway's id for the call."),
     "response_id": Column("text", "The model's id for its answer."),
     "estimated_cost_usd": Column("number", "What it cost in US dollars, as far as known."),
-    "attempts": Column("integer", "How many calls were made for it."),
+    "attempts": Column("integer", "How many calls the run that ended it made for it; at least 1."),
     "possible_duplicates": Column("integer", "How many calls lost their answer; each may have been billed as well."),
     "reused": Column("boolean", "Whether the image was found in the journal when it was last asked for."),
     "input_text_tokens": Column("integer", "Prompt tokens of words."),
@@ -141,7 +141,7 @@ class ItemResult:
     """What of the outcome's cost went into drawings that were given up in earlier runs, in US dollars."""
 
     asked: str = ""
-    """What was asked, as `digest_of` the item has it: another digest is another image, which this is not."""
+    """What was asked, as `digest_of` the item has it: another digest is another image, or something else beside it."""
 
     @classmethod
     def of(
@@ -200,10 +200,18 @@ def _with_cost(outcome: ImageOutcome, given_up_usd: float) -> ImageOutcome:
 
 
 def digest_of(item: Item) -> str:
-    """A short digest of what makes an item's image and what belongs to it; not of where the manifest has it."""
-    return sha256(
-        dumped(ITEM.dump_python(replace(item, line=0, take=0, looks_again=False, given_up_usd=0.0, carried={})))
-    ).hexdigest()[:16]
+    """A short digest of what makes an item's image, and of what lies beside it; not of where the manifest has it."""
+    image = ITEM.dump_python(Item(item.id, 0, item.request, item.key))
+    return f"{_short(image)}-{_short([item.variants, item.beside])}"
+
+
+def is_same_image(one: str, other: str) -> bool:
+    """Whether two digests are of one image, whatever lies beside it."""
+    return one.partition("-")[0] == other.partition("-")[0]
+
+
+def _short(value: object) -> str:
+    return sha256(dumped(value)).hexdigest()[:16]
 
 
 def _compact(outcome: ImageOutcome) -> ImageOutcome:

@@ -70,6 +70,9 @@ def task_runs(terms: Terms, digests: Sequence[str], **blocks: Any) -> Start:
 # ── handing them out ─────────────────────────────────────────────────────────
 
 
+_LEAST_USD = 0.000_001  # which is a share of nothing at all, where images are free
+
+
 @dataclass(frozen=True)
 class Purse:
     """A batch's ceiling, of which each chunk gets a part.
@@ -90,7 +93,7 @@ class Purse:
         Raises:
             BudgetExceededError: Nothing is left.
         """
-        usd = self.ceiling if everything else self.usd_per_item * items * 1.2
+        usd = self.ceiling if everything else max(self.usd_per_item * items * 1.2, _LEAST_USD)
         return Allowance.take(self.scope, usd, ceiling=self.ceiling)
 
     def left(self) -> float:
@@ -130,6 +133,11 @@ class Rounds:
     _poor: set[int] = field(default_factory=set[int])
     _stuck: set[int] = field(default_factory=set[int])
     _in_a_row: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """How many chunks were not handed out, or could not be carried out."""
+        return len(self._waiting) + len(self._under_way) + len(self.failures)
 
     def run(self, chunks: Iterable[tuple[int, int]], look: Callable[[], None]) -> None:
         """Carries out chunks.
@@ -184,7 +192,7 @@ class Rounds:
         self.tally.close(number, report.by_status, report.cost_usd, fresh=report.fresh if is_elsewhere else 0)
         if report.spent_usd > 0 or report.stopped_by != BudgetExceededError.__name__:
             self._stuck.clear()  # there may be enough again
-        if report.stopped_by == BudgetExceededError.__name__ and share is not None:
+        if share is not None and _used_up(report):
             self._ask_for_more(number, report, share)
         elif report.stopped:
             self.stop(report.stopped, report.stopped_by)
@@ -226,6 +234,11 @@ class Rounds:
         """
         if not self.stopped:
             self.stopped, self.stopped_by = reason, kind
+
+
+def _used_up(report: ChunkReport) -> bool:
+    """Whether a chunk ended since its share of the batch's ceiling was used up; the account's day is another one."""
+    return report.stopped_by == BudgetExceededError.__name__ and budget.is_of_a_part(report.stopped)
 
 
 def seed(purse: Purse, spent_usd: float) -> None:

@@ -23,7 +23,7 @@ from n1n_prefect.blocks import N1nCredentials, S3Location
 from n1n_prefect.deriving import DerivedImage, derived_objects
 from n1n_prefect.errors import N1nError
 from n1n_prefect.execution import metered
-from n1n_prefect.images import ImageOutcome, UploadedImage
+from n1n_prefect.images import ImageOutcome, Spending, UploadedImage
 from n1n_prefect.outcomes import outcome_of
 from n1n_prefect.policies import DELAYS, RETRIES, Attempt, is_last_attempt
 from n1n_prefect.run_log import Adapter, Log, logging_to
@@ -183,13 +183,15 @@ class Worker:
 
     def _variants(self, item: Item, uploaded: UploadedImage) -> tuple[DerivedImage, ...]:
         wanted = [variant for variant in self.terms.variants if variant.name in item.variants]
-        if not wanted or uploaded.original is None:
+        if not wanted or uploaded.original is None or _is_another(uploaded):
             return ()
         return derived_objects(uploaded.original.read_bytes(), uploaded, wanted, self.places.destination)
 
     def _with_sidecar(self, item: Item, result: ItemResult) -> ItemResult:
         image, uploaded = result.outcome.image, result.outcome.uploaded
         assert image is not None and uploaded is not None  # noqa: S101, PT018 - of an outcome that is ok
+        if uploaded.sha256 != image.sha256:
+            return result  # another object was kept, about which there is nothing to say
         try:
             document = sidecar(item, result, batch=self.terms.batch_id, data=image.read_bytes())
             self.places.destination.put_bytes(
@@ -218,7 +220,7 @@ class Worker:
             "regenerations": terms.takes if item.looks_again else terms.regenerations,
             "if_exists": terms.if_exists,
             "metadata": None,
-            "spending": terms.spending,
+            "spending": _spending(terms.spending, item.unknown_retries),
             "take": item.take - item.looks_again,
         }
 
@@ -242,6 +244,18 @@ _PENDING = (errors.AuthenticationError, errors.QuotaError)
 def _without(outcome: ImageOutcome, error: N1nError) -> ImageOutcome:
     reason = f"The image is uploaded; what belongs beside it is not: {error.reason}"
     return replace(outcome, status="failed", reason=reason)
+
+
+def _is_another(uploaded: UploadedImage) -> bool:
+    """Whether another object was kept in the image's place."""
+    return uploaded.original is not None and uploaded.sha256 != uploaded.original.sha256
+
+
+def _spending(of_batch: Spending, unknown_retries: int | None) -> Spending:
+    """The batch's own, but for calls that somebody wants to be made again although their answers are lost."""
+    if unknown_retries is None:
+        return of_batch
+    return replace(of_batch, on_unknown_outcome="retry", unknown_retries=unknown_retries)
 
 
 def _may_pass(failure: Exception | None) -> bool:

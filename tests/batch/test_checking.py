@@ -7,8 +7,10 @@ from n1n_prefect.batch.text_rows import RawRow
 from n1n_prefect.blocks import S3Location
 from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.images import ImageRequest
+from n1n_prefect.variants import Variant
 
 PRO = "gemini-3-pro-image"
+BOTH = (Variant("thumb", 64), Variant("web", 128))
 
 
 @pytest.fixture
@@ -307,11 +309,28 @@ class TestVariants:
         ],
     )
     def test_names_in_every_form(self, checker, given, names):
-        one = checker(variants=["thumb", "web"])
+        one = checker(variants=BOTH)
         assert one.check(RawRow(2, {"id": "a", "prompt": "p", "variants": given})).variants == names
 
+    def test_two_images_whose_variants_would_have_one_key_are_refused(self, checker):
+        one = checker(variants=BOTH)
+        assert isinstance(one.check(RawRow(2, {"id": "a", "prompt": "p", "key": "p/fox.png"})), Item)
+        row = one.check(RawRow(3, {"id": "b", "prompt": "p", "key": "p/fox.jpg"}))
+        assert (
+            "its variant 'thumb' would have the key 'p/fox.thumb.webp', and so has that of line 2" in row.reason.lower()
+        )
+        assert isinstance(
+            one.check(RawRow(4, {"id": "c", "prompt": "p", "key": "p/owl.jpg", "variants": "none"})), Item
+        )
+
+    @pytest.mark.parametrize("options", [{"variants": BOTH}, {"sidecars": True}])
+    def test_a_key_that_leaves_no_room_is_refused(self, checker, options):
+        row = checker(**options).check(RawRow(2, {"id": "a", "prompt": "p", "key": "k" * 1020}))
+        assert isinstance(row, BadRow)
+        assert isinstance(checker().check(RawRow(3, {"id": "b", "prompt": "p", "key": "j" * 1020})), Item)
+
     def test_a_row_without_the_column_gets_all(self, checker):
-        assert checker(variants=["thumb", "web"]).check(RawRow(2, {"prompt": "p"})).variants == ("thumb", "web")
+        assert checker(variants=BOTH).check(RawRow(2, {"prompt": "p"})).variants == ("thumb", "web")
 
     @pytest.mark.parametrize(
         ("given", "said"),
@@ -323,7 +342,7 @@ class TestVariants:
         ],
     )
     def test_others_are_refused(self, checker, given, said):
-        row = checker(variants=["thumb", "web"]).check(RawRow(2, {"id": "a", "prompt": "p", "variants": given}))
+        row = checker(variants=BOTH).check(RawRow(2, {"id": "a", "prompt": "p", "variants": given}))
         assert said in row.reason
 
 

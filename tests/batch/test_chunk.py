@@ -15,6 +15,7 @@ from n1n_prefect import (
     N1nCredentials,
     S3Location,
     Spending,
+    UploadError,
     Variant,
     stopping,
 )
@@ -26,6 +27,7 @@ from n1n_prefect.batch.statistics import Statistics
 from n1n_prefect.budget import Allowance
 from n1n_prefect.images import ImageSpec
 from n1n_prefect.pools import pace_of
+from tests.examples import png
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -227,6 +229,41 @@ class TestAgain:
         assert not is_done(first, batch.terms)
         assert batch.carry_out().by_status == {"uploaded": 2}
 
+    def test_what_was_paid_and_never_arrived_is_uploaded_by_the_next_run(self, batch, n1n_gateway, monkeypatch):
+        def is_down(self, *args, **kwargs):
+            raise UploadError("The store is down; try again later.")
+
+        batch.plan(*ANIMALS[:2])
+        with monkeypatch.context() as patched:
+            patched.setattr(S3Location, "put_image", is_down)
+            first = batch.carry_out()
+        assert (first.by_status, first.left) == ({"failed": 2}, 2)
+        assert batch.results()["animal 0"].outcome.charged == "yes"
+        assert batch.carry_out().by_status == {"uploaded": 2}
+        assert len(n1n_gateway.ledger.calls) == 2
+
+    def test_calls_whose_answers_were_lost_are_made_again_once_somebody_says_so(self, batch, n1n_gateway):
+        n1n_gateway.faults.add("reset_before_reply", 2, match="animal 0")
+        batch.plan(*ANIMALS[:2])
+        assert batch.carry_out().by_status == {"unknown_outcome": 1, "uploaded": 1}
+        assert batch.carry_out().by_status == {"unknown_outcome": 1, "uploaded": 1}, "nobody has said so"
+        assert calls_of(n1n_gateway)["animal 0"] == 2
+        batch.terms = replace(batch.terms, redo=("unknown_outcome",))
+        assert batch.carry_out().by_status == {"uploaded": 2}
+        assert calls_of(n1n_gateway)["animal 0"] == 3
+        assert batch.results()["animal 0"].outcome.possible_duplicates == 2
+
+    def test_a_repair_forgets_nothing_of_a_row_that_has_changed(self, batch, n1n_gateway):
+        n1n_gateway.faults.add("safety", 1, match="animal 0")
+        batch.plan(*ANIMALS[:2])
+        batch.carry_out()
+        before = batch.results()["animal 1"].outcome
+        batch.terms = replace(batch.terms, redo=("refused",), variants=(Variant.parse("thumb=fit 64"),))
+        batch.plan(*ANIMALS[:2])
+        assert batch.carry_out().by_status == {"uploaded": 2}
+        assert batch.results()["animal 1"].outcome == before
+        assert calls_of(n1n_gateway) == {"animal 0": 2, "animal 1": 1}
+
     def test_a_refusal_stands_and_is_not_asked_again(self, batch, n1n_gateway):
         n1n_gateway.faults.add("safety", 1, match="animal 0")
         batch.plan(*ANIMALS[:2])
@@ -397,6 +434,32 @@ class TestBeside:
         key = made.key.removeprefix(f"{batch.places.destination.prefix}/")
         assert hashlib.sha256(batch.objects()[key]).hexdigest() == made.sha256
         assert batch.results()["b"].variants == ()
+
+    def test_variants_and_documents_are_made_anew_once_they_are_others(self, batch_of, n1n_gateway):
+        n1n_gateway.faults.add("safety", 1, match="a fox")
+        batch = batch_of(variants=(Variant.parse("thumb=fit 64 webp"),), redo=("refused", "pending"))
+        batch.plan({"id": "a", "prompt": "a fox"})
+        batch.carry_out()
+        batch.carry_out()
+        assert batch.results()["a"].take == 1
+        batch.terms = replace(batch.terms, variants=(Variant.parse("thumb=fit 32 webp"),), sidecars=True, redo=())
+        batch.plan({"id": "a", "prompt": "a fox"})
+        batch.carry_out()
+        result = batch.results()["a"]
+        assert (result.take, result.outcome.status) == (1, "already_there")
+        assert max(result.variants[0].width, result.variants[0].height) == 32
+        assert any(name.endswith(".json") for name in batch.objects())
+        assert len(n1n_gateway.ledger.calls) == 2
+
+    def test_nothing_of_it_lies_beside_another_object_that_was_kept(self, batch_of):
+        batch = batch_of(variants=(Variant.parse("thumb=fit 64 webp"),), sidecars=True, if_exists="keep")
+        key = f"{batch.places.destination.prefix}/fox.png"
+        client = batch.destination.get_client()
+        client.put_object(Bucket=batch.destination.bucket, Key=key, Body=png(64, 64))
+        batch.plan({"id": "a", "prompt": "a fox", "key": key})
+        assert batch.carry_out().by_status == {"already_there": 1}
+        assert [*batch.objects()] == ["fox.png"]
+        assert batch.results()["a"].variants == ()
 
     def test_a_document_says_how_the_image_came_about(self, batch_of):
         batch = batch_of(sidecars=True)

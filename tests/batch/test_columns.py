@@ -61,7 +61,7 @@ class TestHeader:
             check("sku-1", "A red fox")
 
     def test_no_prompt(self):
-        with pytest.raises(InvalidRequestError, match=r"no column 'prompt' among 'id', 'color'; add it, or give"):
+        with pytest.raises(InvalidRequestError, match=r"no column 'prompt' among 'id', 'color'; add it"):
             check("id", "color")
 
     def test_a_prompt_for_all_rows_will_do(self):

@@ -204,6 +204,15 @@ class TestDryRun:
         assert n1n_gateway.ledger.calls == []
         assert [*shop.store.names()] == []
 
+    def test_of_a_batch_that_has_begun_says_what_is_done(self, shop, n1n_gateway):
+        n1n_gateway.faults.add("safety", match="animal 1")
+        shop.animals(3)
+        shop.run()
+        state = shop.state(dry_run=True)
+        assert "Begun already: 2 uploaded, 1 refused; what was paid for is not paid again." in state.message
+        assert state.result().by_status == {"uploaded": 2, "refused": 1}
+        assert len(n1n_gateway.ledger.calls) == 3
+
 
 class TestBadRows:
     def test_end_it_before_the_first_call_and_are_named_with_their_lines(self, shop, n1n_gateway):
@@ -276,6 +285,24 @@ class TestCeiling:
         assert shop.run(max_usd=1.0, chunk_size=4).by_status.keys() <= {"uploaded", "already_there"}
         assert len(n1n_gateway.ledger.calls) == 10
 
+    def test_holds_over_all_runs_whatever_becomes_of_the_table(self, shop, n1n_gateway):
+        shop.animals(4)
+        shop.run(max_usd=1)
+        spent = n1n_gateway.ledger.usd
+        shop.write(*({"id": f"new-{n}", "prompt": f"Draw another {n}"} for n in range(6)))
+        state = shop.state(max_usd=spent + 0.09, chunk_size=3)
+        assert state.name == "OverBudget"
+        assert n1n_gateway.ledger.usd <= spent + 0.09
+
+    def test_a_repair_without_money_has_repaired_nothing(self, shop, n1n_gateway):
+        n1n_gateway.faults.add("safety", match="animal 1")
+        shop.animals(3)
+        done = shop.run(max_usd=1)
+        state = shop.state(only_failed=True, max_usd=done.estimated_cost_usd)
+        assert state.name == "OverBudget"
+        assert "1 chunk was not carried out. The next call would pass max_usd=" in state.message
+        assert len(n1n_gateway.ledger.calls) == 3
+
 
 class TestEnds:
     def test_a_wrong_key_fails_it_and_says_how_to_go_on(self, shop, n1n_gateway):
@@ -301,6 +328,18 @@ class TestEnds:
             shop.run()
         assert caught.value.charged == "no"
         assert n1n_gateway.ledger.calls == []
+
+    def test_another_manifest_of_the_same_name_is_refused(self, shop, n1n_gateway):
+        shop.animals(1)
+        shop.run()
+        other = shop.manifest.parent / "tuesday"
+        other.mkdir()
+        (other / shop.manifest.name).write_text("prompt\nDraw an owl\n")
+        given = (f"tuesday/{shop.manifest.name}", shop.credentials, shop.destination)
+        with pytest.raises(InvalidRequestError, match=r"was made of .* Give it a batch_id of its own"):
+            batch_to_s3(*given)
+        assert len(n1n_gateway.ledger.calls) == 1
+        assert batch_to_s3(*given, batch_id=shop.name).by_status == {"uploaded": 1}
 
     def test_another_batch_s_folder_is_refused(self, shop, n1n_gateway):
         shop.animals(2)

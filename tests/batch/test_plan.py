@@ -16,6 +16,7 @@ from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.errors import InvalidRequestError, SourceError, StagingError, UploadError
 from n1n_prefect.images import ImageRequest
 from n1n_prefect.pricing import CostEstimate, estimate_cost
+from n1n_prefect.variants import Variant
 
 PRO, LITE = "gemini-3-pro-image", "gemini-3.1-flash-lite-image"
 
@@ -85,7 +86,7 @@ class TestMake:
             "id,prompt,images,model,aspect_ratio,image_size,extra_body,key,variants,farbe,menge\n"
             f'ä-1,"Füchse\nim Schnee",https://example.com/a.png,{PRO},16:9,4K,"{{""a"": [1]}}",'
             "ein/größer.png,web,rot,5\n",
-            variants=["thumb", "web"],
+            variants=[Variant("thumb", 64), Variant("web", 64)],
         )
         request = ImageRequest(
             "Füchse\nim Schnee",
@@ -96,7 +97,15 @@ class TestMake:
             extra_body={"a": [1]},
         )
         assert read_chunk(store, 0) == [
-            Item("ä-1", 2, request, "ein/größer.png", ("web",), {"farbe": "rot", "menge": "5"})
+            Item(
+                "ä-1",
+                2,
+                request,
+                "ein/größer.png",
+                ("web",),
+                {"farbe": "rot", "menge": "5"},
+                beside=hashlib.sha256(b"web=fit 64x webp").hexdigest()[:8],
+            )
         ]
         assert made.carried == {"farbe": "text", "menge": "text"}
 
@@ -138,7 +147,7 @@ class TestBadRows:
         lines = str(caught.value).splitlines()
         assert lines[0] == (
             "m.csv has 25 bad rows of 30, and nothing was spent. Correct them, or leave them out with "
-            f"on_bad_rows='skip'. All of them are in {store.uri_of('bad_rows.jsonl')}"
+            f"on_bad_rows='skip' (--skip-bad-rows). All of them are in {store.uri_of('bad_rows.jsonl')}"
         )
         assert lines[1] == "line 2 (id 'r0'): prompt is empty; say what to draw."
         assert (len(lines), lines[-1]) == (22, "and 5 more")
@@ -201,7 +210,7 @@ class TestBadManifest:
             ("a,A fox\nb,An owl\n", r"m\.csv, line 1: it is to name the columns and has 'a', 'A fox', none of which"),
             ("id,promt\na,A fox\n", r"m\.csv, line 1: column 'promt' is most likely 'prompt'"),
             ("id,prompt,status\na,A fox,new\n", r"m\.csv, line 1: column 'status' .* rename it"),
-            (csv_of(11), r"m\.csv has more than 10 rows; split it into several batches, or raise max_items"),
+            (csv_of(11), r"m\.csv has more than 10 rows; split it into several batches"),
         ],
     )
     def test_it_is_named_and_nothing_is_written(self, plan, store, text, said):
@@ -262,7 +271,9 @@ class TestDryRun:
         assert dry == plan(csv_of(5, bad=[1]), on_bad_rows="skip")
 
     def test_bad_rows_are_said(self, plan, store):
-        with pytest.raises(InvalidRequestError, match=r"1 bad row of 5, .* on_bad_rows='skip'\.\nline 3"):
+        with pytest.raises(
+            InvalidRequestError, match=r"1 bad row of 5, .* on_bad_rows='skip' \(--skip-bad-rows\)\.\nline 3"
+        ):
             plan(csv_of(5, bad=[1]), dry_run=True)
         assert documents(store) == []
 

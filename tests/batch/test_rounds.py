@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from n1n_prefect import stopping
+from n1n_prefect import budget, stopping
 from n1n_prefect.batch import rounds as rounds_module
 from n1n_prefect.batch.chunk import ChunkReport
 from n1n_prefect.batch.rounds import Purse, Rounds, seed
@@ -28,7 +28,7 @@ def report(number: int, *, spent: float = 0.0, stopped_by: str = "", stopped: st
         counts.get("pending", 0) + counts.get("over_budget", 0),
         cost_usd=spent,
         spent_usd=spent,
-        stopped=stopped or stopped_by,
+        stopped=stopped or (stopped_by and f"{stopped_by} of {budget._OF_A_PART}"),
         stopped_by=stopped_by,
     )
 
@@ -169,7 +169,7 @@ class TestCeiling:
         assert +rounds.tally.sums()[0] == {"uploaded": 10}
 
     def test_who_gets_nowhere_with_all_that_is_left_ends_it(self):
-        crew = Crew(lambda number, _: report(number, stopped_by="BudgetExceededError", stopped="Too dear.", pending=10))
+        crew = Crew(lambda number, _: report(number, stopped_by="BudgetExceededError", pending=10))
         rounds = carried_out(crew, 3, at_once=1, purse=Purse("rounds-4", 0.01, 0.04))
         assert crew.begun == [0]
         assert rounds.stopped == "The next call would pass max_usd=0.01; raise it to go on."
@@ -198,6 +198,17 @@ class TestCeiling:
         assert max(crew.shares) == pytest.approx(0.05)
         assert rounds.tally.sums()[0]["uploaded"] == 10
         assert rounds.stopped_by == "BudgetExceededError"
+
+    def test_the_account_s_day_is_another_ceiling(self):
+        words = "This call would pass the account's ceiling for the day of $1.00."
+        crew = Crew(lambda number, _: report(number, stopped_by="BudgetExceededError", stopped=words, pending=10))
+        rounds = carried_out(crew, 3, at_once=1, purse=Purse("rounds-8", 5.0, 0.04))
+        assert (crew.begun, rounds.stopped, rounds.unfinished) == ([0], words, 2)
+
+    def test_images_that_cost_nothing_need_no_money(self):
+        crew = Crew()
+        rounds = carried_out(crew, 3, purse=Purse("rounds-9", 5.0, 0.0))
+        assert (sorted(crew.begun), rounds.stopped, rounds.unfinished) == ([0, 1, 2], "", 0)
 
     def test_nothing_is_begun_with_nothing_left(self):
         purse = Purse("rounds-5", 1.0, 0.04)
