@@ -247,6 +247,18 @@ class TestSeenFromHere:
         with pytest.raises(N1nError, match="is Crashed: out of memory"):
             run.report()
 
+    def test_one_that_cannot_be_handed_out_again_has_ended_as_it_did(self, run_of, monkeypatch, caplog):
+        run = run_of(Crashed(message="out of memory"))
+
+        def gone(*args, **options):
+            raise LookupError("the deployment is gone")
+
+        monkeypatch.setattr(elsewhere_module, "run_deployment", gone)
+        assert run.is_done()
+        assert "cannot be handed out again: LookupError: the deployment is gone" in caplog.text
+        with pytest.raises(N1nError, match="is Crashed: out of memory"):
+            run.report()
+
     def test_one_that_completed_must_have_left_a_report(self, run_of):
         run = run_of(Completed())
         assert run.is_done()
