@@ -6,7 +6,7 @@ The sidecar of `images/fox.png` is `images/fox.png.json`, an object of JSON:
 - `batch`, `id`, `line`, `take`: which row of which batch asked for it, and how often one was drawn and given up.
 - `image`: `bucket`, `key`, `uri`, `version_id`, `etag`, `sha256`, `media_type`, `width`, `height`, `size_bytes`.
 - `request`: the whole `prompt`, its `prompt_sha256`, the `model`, `parameters` (those that were set, named as in
-  `ImageRequest`) and `sources`, the inputs in order: `label`, `address`, `sha256`, `media_type`, `size_bytes`.
+  `ImageRequest`) and `sources`, the inputs in order: `label`, `address`, and of files and `data:` the `sha256`.
 - `answer`: `model_version`, `finish_reason`, `text`, `request_key`, `request_id`, `response_id`, `usage` in tokens.
 - `cost`: `estimated_cost_usd`, `attempts`, `possible_duplicates`, `reused`.
 - `marks`: marks of provenance in the bytes, such as `C2PA`; null where the bytes were not looked at.
@@ -18,7 +18,8 @@ The sidecar of `images/fox.png` is `images/fox.png.json`, an object of JSON:
 What is not known is null. Addresses of inputs have no query, which could hold a signature.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import orjson
@@ -30,7 +31,7 @@ from n1n_prefect.errors import InvalidRequestError
 from n1n_prefect.images import ImageRequest, ImageSource
 from n1n_prefect.inspection import NotAnImageError, inspect
 from n1n_prefect.object_keys import MAX_KEY_BYTES, check_key
-from n1n_prefect.sources import LoadedImage, _address_of, _label_of, hash_of
+from n1n_prefect.sources import _address_of, _label_of, hash_of
 
 SCHEMA = 1
 _ENDING = ".json"
@@ -58,9 +59,7 @@ def sidecar_key(key: str) -> str:
     return key + _ENDING
 
 
-def sidecar(
-    item: Item, result: ItemResult, *, batch: str, data: bytes | None = None, sources: Sequence[LoadedImage] = ()
-) -> bytes:
+def sidecar(item: Item, result: ItemResult, *, batch: str, data: bytes | None = None) -> bytes:
     """The sidecar of an image that is in S3: the same bytes for the same arguments.
 
     Args:
@@ -68,7 +67,6 @@ def sidecar(
         result: What came of it.
         batch: The batch's id.
         data: The image's bytes, to look for marks in.
-        sources: The inputs as they were read, in order; without them their hashes are not known.
 
     Raises:
         InvalidRequestError: The item has no image in S3.
@@ -82,7 +80,7 @@ def sidecar(
         "batch": batch,
         **_picked(row, ("id", "line", "take")),
         "image": {"bucket": uploaded.bucket, "key": uploaded.key, **_picked(row, _OF_IMAGE)},
-        "request": _request(item.request, result, sources),
+        "request": _request(item.request, result),
         "answer": {**_picked(row, ANSWER_COLUMNS), "usage": _picked(row, USAGE_COLUMNS)},
         "cost": _picked(row, _OF_COST),
         "marks": None if data is None else _marks(data),
@@ -98,7 +96,8 @@ def _picked(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: row[name] for name in names}
 
 
-def _request(request: ImageRequest, result: ItemResult, sources: Sequence[LoadedImage]) -> dict[str, Any]:
+def _request(request: ImageRequest, result: ItemResult) -> dict[str, Any]:
+    made_of = result.outcome.image.inputs if result.outcome.image else ()
     return {
         "prompt": request.prompt,
         "prompt_sha256": result.prompt_sha256,
@@ -106,24 +105,25 @@ def _request(request: ImageRequest, result: ItemResult, sources: Sequence[Loaded
         "parameters": {
             name: value for name, default in _DEFAULTS.items() if (value := getattr(request, name)) != default
         },
-        "sources": [_loaded(image) for image in sources] or [_named(source) for source in request.images],
+        "sources": [
+            _named(source, seen) for source, seen in zip_longest(request.images, made_of[: len(request.images)])
+        ],
     }
 
 
-def _loaded(image: LoadedImage) -> dict[str, Any]:
+def _named(source: ImageSource, seen: str | None) -> dict[str, Any]:
+    """What is known of an input.
+
+    Args:
+        source: As the row names it.
+        seen: As it was when it was read, by `GeneratedImage.inputs`.
+    """
+    by_hash = seen.removeprefix("sha256:") if seen and seen.startswith("sha256:") else None
     return {
-        "label": image.label,
-        "address": None if image.address == f"sha256:{image.sha256}" else image.address or None,
-        "sha256": image.sha256,
-        "media_type": image.media_type,
-        "size_bytes": len(image.data),
+        "label": _label_of(source) or None,
+        "address": _address_of(source) or None,
+        "sha256": hash_of(source) or by_hash,
     }
-
-
-def _named(source: ImageSource) -> dict[str, Any]:
-    """What is known of an input that was not read here."""
-    known = {"label": _label_of(source) or None, "address": _address_of(source) or None, "sha256": hash_of(source)}
-    return {**known, "media_type": None, "size_bytes": None}
 
 
 def _marks(data: bytes) -> list[str] | None:

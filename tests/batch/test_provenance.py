@@ -9,7 +9,6 @@ from n1n_prefect.batch.items import Item
 from n1n_prefect.batch.provenance import sidecar, sidecar_key
 from n1n_prefect.batch.results import ItemResult
 from n1n_prefect.errors import InvalidRequestError
-from n1n_prefect.sources import LoadedImage
 from tests.batch.ended_items import PROMPT, THUMB, ended, failed, image, item, upload, uploaded
 from tests.image_files import chunk, png_with
 
@@ -108,24 +107,17 @@ class TestSidecar:
 
 
 class TestSources:
-    def test_by_address_and_hash_as_they_were_read(self):
-        read = [
-            LoadedImage(b"abc", "a" * 64, "image/png", "s3://shop/in/a.png", "s3://shop/in/a.png"),
-            LoadedImage(b"abcd", "c" * 64, "image/webp", "c.png", f"sha256:{'c' * 64}"),
-        ]
-        found = written(item(images=SOURCES[::2]), sources=read)["request"]["sources"]
+    def test_files_by_their_hash_and_others_by_their_address(self):
+        made_of = ("s3://shop/in/a.png", "https://shop.example/b.jpg", f"sha256:{'c' * 64}")
+        of = item(images=SOURCES)
+        found = written(of, ended(uploaded(of=image(inputs=made_of)), of=of))["request"]["sources"]
         assert found == [
-            {
-                "label": "s3://shop/in/a.png",
-                "address": "s3://shop/in/a.png",
-                "sha256": "a" * 64,
-                "media_type": "image/png",
-                "size_bytes": 3,
-            },
-            {"label": "c.png", "address": None, "sha256": "c" * 64, "media_type": "image/webp", "size_bytes": 4},
+            {"label": "s3://shop/in/a.png", "address": "s3://shop/in/a.png", "sha256": None},
+            {"label": "shop.example/b.jpg", "address": "https://shop.example/b.jpg", "sha256": None},
+            {"label": "c.png", "address": None, "sha256": "c" * 64},
         ]
 
-    def test_by_address_where_they_were_not_read_here(self):
+    def test_by_address_alone_where_nothing_came(self):
         found = written(item(images=SOURCES))["request"]["sources"]
         assert [(source["label"], source["address"], source["sha256"]) for source in found] == [
             ("s3://shop/in/a.png", "s3://shop/in/a.png", None),
