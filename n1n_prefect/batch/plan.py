@@ -209,8 +209,6 @@ def make_plan(
     with ExitStack() as stack:
         folder = stack.enter_context(_temporary_folder())
         table = stack.enter_context(open_manifest(manifest, rules=rules, source=source))
-        if named_after_manifest:
-            _check_same(store, table.uri, batch_id)
         seen = stack.enter_context(Seen(folder / "seen.sqlite"))
         checker = RowChecker(
             destination=destination,
@@ -229,18 +227,21 @@ def make_plan(
         for row in rows:
             draft.add(row)
         plan = _plan_of(draft, table, batch_id, chunk_size)
+        if named_after_manifest:
+            _check_same(plan, store)
         _finish(plan, draft, store, on_bad_rows, dry_run)
     return plan
 
 
-def _check_same(store: BatchStore, uri: str, batch_id: str) -> None:
-    """Refuses a manifest that has only its name in common with the one that the batch was made of."""
+def _check_same(plan: Plan, store: BatchStore) -> None:
+    """Refuses a manifest that has neither place nor content in common with the one that the batch was made of."""
     earlier = read_plan(store)
-    if earlier is not None and earlier.manifest != uri:
+    if earlier and earlier.manifest != plan.manifest and earlier.manifest_sha256 != plan.manifest_sha256:
+        name = plan.batch_id
         raise InvalidRequestError(
-            f"Batch {batch_id!r} at {store.uri_of()} was made of {_printable(earlier.manifest)}, and this is "
-            f"{_printable(uri)}. Give it a batch_id of its own; or, if it is the same batch, say so by "
-            f"batch_id={batch_id!r} (--batch-id {batch_id})."
+            f"Batch {name!r} at {store.uri_of()} was made of {_printable(earlier.manifest)}, and this is "
+            f"{_printable(plan.manifest)}, with other rows. Give it a batch_id of its own; or, if it is the same "
+            f"batch, say so by batch_id={name!r} (--batch-id {name})."
         )
 
 
