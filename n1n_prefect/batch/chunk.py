@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -302,9 +303,18 @@ _CUT_OFF = "The process had to end while this was under way; whether it was paid
 # ── telling of it ────────────────────────────────────────────────────────────
 
 
+_REPORTS = "_batch/reports"
+
+
 def report_name(number: int) -> str:
     """The name of a chunk's report in the batch's folder."""
-    return f"_batch/reports/{number:05}.json"
+    return f"{_REPORTS}/{number:05}.json"
+
+
+def reported_chunks(store: BatchStore) -> list[int]:
+    """The numbers of the chunks that have a report, in order."""
+    found = (PurePosixPath(name) for name in store.names(_REPORTS))
+    return [int(path.stem) for path in found if path.stem.isdecimal()]
 
 
 def report_if_any(store: BatchStore, number: int) -> ChunkReport | None:

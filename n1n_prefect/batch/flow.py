@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import count
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -20,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from n1n_prefect import stopping
-from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, report_if_any
+from n1n_prefect.batch.chunk import ChunkReport, carry_out_chunk, is_done, report_if_any, reported_chunks
 from n1n_prefect.batch.draining import draining, is_cancelled
 from n1n_prefect.batch.elsewhere import ChunkRuns, deployment_of
 from n1n_prefect.batch.lease import BATCH, Lease, held
@@ -269,7 +268,7 @@ def _defaults(model: str, aspect_ratio: str, image_size: str) -> dict[str, Any]:
 
 def _shown(plan: Plan, credentials: N1nCredentials, store: BatchStore) -> Any:
     """The state of a dry run: what the batch would be, and what of it is done already."""
-    done = sum((Counter(report.by_status) for _, report in _reports(plan, store)), Counter[str]())
+    done = sum((Counter(report.by_status) for _, report in _reports(store)), Counter[str]())
     begun = ", ".join(f"{items:,} {status.replace('_', ' ')}" for status, items in done.most_common())
     words = plan.summary(credentials.max_in_flight)
     if begun:
@@ -309,7 +308,7 @@ def _carried_out(
     rounds = Rounds(start, tally, at_once, purse)
     left: dict[int, int] = {}
     known: dict[int, ChunkReport] = {}
-    for number, report in _reports(plan, store):
+    for number, report in _reports(store):
         if purse:
             seed(purse, report.cost_usd)
         if number < plan.chunks and report.digest == plan.chunk_digests[number]:
@@ -332,17 +331,12 @@ def _carried_out(
     return rounds
 
 
-def _reports(plan: Plan, store: BatchStore) -> Iterator[tuple[int, ChunkReport]]:
-    """What earlier runs of the batch came to, chunk by chunk, whatever the manifest was by then.
-
-    An earlier plan may have had more chunks than this one; the first that has no report is taken for the last.
-    """
-    for number in count():
+def _reports(store: BatchStore) -> Iterator[tuple[int, ChunkReport]]:
+    """What earlier runs of the batch came to, chunk by chunk, whatever the manifest was by then."""
+    for number in reported_chunks(store):
         report = report_if_any(store, number)
         if report is not None:
             yield number, report
-        elif number >= plan.chunks:
-            return
 
 
 def _runner() -> Any:
