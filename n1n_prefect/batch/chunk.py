@@ -138,11 +138,12 @@ def _under_lease(
     began = time.monotonic()
     items = read_chunk(places.store, number, digest)
     earlier = read_part(places.store, number) or ()
-    stands, to_do = _split(items, earlier, terms)
+    stands, to_do, to_finish = _split(items, earlier, terms)
     for result in stands.values():
         tally_of(terms.batch_id).add(number, result, is_fresh=False)
     most = max(20, 2 * places.credentials.max_in_flight)
-    worker = Worker(terms, places, get_logger(), Stops(most_in_a_row=most, ended=lambda: lease.reason))
+    stops = Stops(most_in_a_row=most, ended=lambda: lease.reason)
+    worker = Worker(terms, places, get_logger(), stops, to_finish)
     with scoped(f"batch:{terms.batch_id}"), allowance.counted() if allowance else nullcontext() as counted:
         lost = _Lost(counted if lease.follows_lost else None, {*_paid(earlier)})
         results = stands | _carried_out(number, to_do, worker, lost)
@@ -152,6 +153,7 @@ def _under_lease(
     write_part(places.store, number, ordered)
     report = replace(
         report_of(number, ordered),
+        left=sum(map(_is_left_of, items, ordered)),
         digest=digest,
         spent_usd=counted.spent_usd if counted else 0.0,
         fresh=sum(results[item.id].outcome.status != "pending" for item in to_do),
@@ -169,29 +171,49 @@ def _under_lease(
 
 def _split(
     items: Iterable[Item], earlier: Iterable[ItemResult], terms: Terms
-) -> tuple[dict[str, ItemResult], list[Item]]:
-    """The results that stand, by id, and the items to carry out, each with the number of its next drawing."""
+) -> tuple[dict[str, ItemResult], list[Item], dict[str, ItemResult]]:
+    """The results that stand, by id; the items to carry out, each with the number of its next drawing; and what is
+    known of those of them whose image is paid for and good, and that lack only what comes after.
+    """
     known = {result.id: result for result in earlier}
     stands: dict[str, ItemResult] = {}
     to_do: list[Item] = []
+    to_finish: dict[str, ItemResult] = {}
     for item in items:
         result = known.get(item.id) or ItemResult.pending(item)
         asked = digest_of(item)
-        if not terms.redo and not is_same_image(result.asked, asked):
-            result = ItemResult.pending(item)
-        if result.outcome.status in terms.redo if terms.redo else _is_left(result):
-            to_do.append(_drawn_next(item, result, terms))
-        elif result.asked != asked and not terms.redo:  # something else lies beside it now
+        is_same = is_same_image(result.asked, asked)
+        is_wanted = result.outcome.status in terms.redo if terms.redo else not is_same or _is_left(result)
+        has_other_beside = is_same and result.asked != asked and not terms.redo
+        if is_same and _is_to_finish(result, is_wanted=is_wanted, has_other_beside=has_other_beside):
             to_do.append(replace(item, take=result.take, given_up_usd=result.given_up_usd))
+            to_finish[item.id] = replace(result, line=item.line, carried=item.carried)
+        elif is_wanted:
+            to_do.append(_drawn_next(item, result, terms) if is_same else item)
         else:
-            stands[item.id] = replace(result, line=item.line, carried=item.carried)
-    return stands, to_do
+            kept = asked if has_other_beside else result.asked
+            stands[item.id] = replace(result, line=item.line, carried=item.carried, asked=kept)
+    return stands, to_do, to_finish
+
+
+def _is_to_finish(result: ItemResult, *, is_wanted: bool, has_other_beside: bool) -> bool:
+    """Whether the image is good, and an upload or what lies beside it is missing; nothing is paid for that."""
+    outcome = result.outcome
+    if outcome.image is None:
+        return False
+    return outcome.status == "failed" if is_wanted else has_other_beside and outcome.ok
 
 
 def _is_left(result: ItemResult) -> bool:
-    """Whether every run of the batch carries this out: nothing has come of it, and no call of it is lost."""
+    """Whether every run of the batch carries this out: nothing was paid for it, or the image that was is at hand."""
     outcome = result.outcome
-    return outcome.status in NOT_TRIED or (outcome.status in _TRIED_AGAIN and outcome.charged != "unknown")
+    is_safe = outcome.charged == "no" or outcome.image is not None
+    return outcome.status in NOT_TRIED or (outcome.status in _TRIED_AGAIN and is_safe)
+
+
+def _is_left_of(item: Item, result: ItemResult) -> bool:
+    """Whether the next run has something to do about an item, also where a repair let an older result stand."""
+    return _is_left(result) or result.asked != digest_of(item)
 
 
 def _drawn_next(item: Item, result: ItemResult, terms: Terms) -> Item:

@@ -3,9 +3,10 @@
 # Prefect types a runner of threads as another kind of runner.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportUntypedFunctionDecorator=false
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -268,7 +269,8 @@ def _defaults(model: str, aspect_ratio: str, image_size: str) -> dict[str, Any]:
 
 def _shown(plan: Plan, credentials: N1nCredentials, store: BatchStore) -> Any:
     """The state of a dry run: what the batch would be, and what of it is done already."""
-    done = sum((Counter(report.by_status) for _, report in _reports(store)), Counter[str]())
+    of_plan = (report for number, report in _reports(store) if number < plan.chunks)
+    done = sum((Counter(report.by_status) for report in of_plan), Counter[str]())
     begun = ", ".join(f"{items:,} {status.replace('_', ' ')}" for status, items in done.most_common())
     words = plan.summary(credentials.max_in_flight)
     if begun:
@@ -307,14 +309,14 @@ def _carried_out(
     at_once = 2 * _workers() if isinstance(_runner(), ThreadPoolTaskRunner) else _AT_ONCE_ELSEWHERE
     rounds = Rounds(start, tally, at_once, purse)
     left: dict[int, int] = {}
-    known: dict[int, ChunkReport] = {}
-    for number, report in _reports(store):
-        if purse:
-            seed(purse, report.cost_usd)
-        if number < plan.chunks and report.digest == plan.chunk_digests[number]:
-            known[number] = report
+    reports = dict(_reports(store))
+    before = _spent_before(store, plan, reports)
+    if purse:
+        seed(purse, before)
     for number in range(plan.chunks):
-        report = known.get(number)
+        report = reports.get(number)
+        if report and report.digest != plan.chunk_digests[number]:
+            report = None
         if report and is_done(report, terms):
             tally.close(number, report.by_status, report.cost_usd)
         else:
@@ -327,8 +329,34 @@ def _carried_out(
             rounds.stop(lease.reason, N1nError.__name__)
 
     rounds.run(left.items(), look)
+    _keep_spent(store, max(before, purse.ceiling - purse.left() if purse else 0.0))
     progress.show()
     return rounds
+
+
+_SPENT = "_batch/spent.json"
+
+
+def _spent_before(store: BatchStore, plan: Plan, reports: Mapping[int, ChunkReport]) -> float:
+    """US dollars that earlier runs of the batch have spent, as far as known.
+
+    Chunks tell of the rows that the table has now, and the batch's own sum of all that it ever had.
+    """
+    data = store.read(_SPENT)
+    try:
+        known = float(json.loads(data)["usd"]) if data else None
+    except (ValueError, TypeError, KeyError):
+        known = None
+    if known is None:  # the first run was killed
+        known = sum(report.cost_usd for report in reports.values())
+    return max(known, sum(report.cost_usd for number, report in reports.items() if number < plan.chunks))
+
+
+def _keep_spent(store: BatchStore, usd: float) -> None:
+    try:
+        store.write(_SPENT, json.dumps({"usd": round(usd, 6)}).encode())
+    except N1nError as error:
+        get_logger().warning("What the batch has spent is counted by its rows alone: %s", error.reason)
 
 
 def _reports(store: BatchStore) -> Iterator[tuple[int, ChunkReport]]:

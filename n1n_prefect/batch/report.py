@@ -68,13 +68,11 @@ class BatchReport:
 
     def __str__(self) -> str:
         """A few lines: how its items ended, what they cost, and where the tables are."""
+        counts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in self.by_status.items())
         if self.is_dry_run:
             left_out = f"; bad rows left out: {self.bad_rows:,}" if self.bad_rows else ""
-            return (
-                f"Batch {self.batch_id}, not begun: {self.items:,} pending{left_out}; "
-                f"about ${self.estimated_cost_usd:,.2f}"
-            )
-        counts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in self.by_status.items())
+            begun = "not begun" if {*self.by_status} <= {"pending"} else "begun already"
+            return f"Batch {self.batch_id}, {begun}: {counts}{left_out}; about ${self.estimated_cost_usd:,.2f}"
         left_out = f"; bad rows left out: {self.bad_rows:,}" if self.bad_rows else ""
         where = [f"  {line}" for line in (self.stopped, self.results, self.results_parquet, self.stats) if line]
         return "\n".join((f"Batch {self.batch_id}: {counts}{left_out}; ${self.estimated_cost_usd:,.2f} in all", *where))
@@ -240,5 +238,6 @@ def final_state(report: BatchReport, rounds: Rounds, words: str) -> Any:
 
 def _anew(report: BatchReport) -> str:
     """How those without an image get one, if there are any."""
-    without = report.items - sum(report.by_status.get(name, 0) for name in _ARRIVED)
-    return " Those without an image are drawn anew, and paid, with only_failed (--only-failed)." if without else ""
+    if not any(report.by_status.get(name) for name in ("refused", "no_image", "invalid", "unknown_outcome")):
+        return ""
+    return " What was refused or is not good is drawn anew, and paid, with only_failed (--only-failed)."

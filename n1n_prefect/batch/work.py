@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from n1n_prefect.outcomes import outcome_of
 from n1n_prefect.policies import DELAYS, RETRIES, Attempt, is_last_attempt
 from n1n_prefect.run_log import Adapter, Log, logging_to
 from n1n_prefect.staging import originals_at_hand
-from n1n_prefect.to_s3 import to_s3
+from n1n_prefect.to_s3 import to_s3, upload, validated
 
 _RATE_LIMITS = 20  # how often one item is told to wait before it is given up
 _FAILURES_LOGGED = 5  # of a chunk; all are in the results
@@ -125,14 +125,21 @@ class Worker:
     places: Places
     log: Log
     stops: Stops
+    to_finish: Mapping[str, ItemResult] = field(default_factory=dict[str, ItemResult])
+    """Of items, by id, whose image is paid for and good; what comes after is done without a call."""
+
     _logged: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def result_of(self, item: Item) -> ItemResult:
         """How an item ended; it never raises for a bad one."""
         reason = self.stops.reason(item.request.model)
+        known = self.to_finish.get(item.id)
         if reason:
-            return ItemResult.pending(item, reason)
+            return known or ItemResult.pending(item, reason)
+        finished = self._finished(item, known) if known else None
+        if finished:
+            return finished
         began = time.monotonic()
         with metered() as meter, events.held_back(), originals_at_hand(), logging_to(_ItemLog(self, item.id)):
             outcome, variants = self._ended(item)
@@ -146,6 +153,51 @@ class Worker:
                 variants=variants,
             )
             return self._with_sidecar(item, result) if self.terms.sidecars and result.outcome.ok else result
+
+    def _finished(self, item: Item, known: ItemResult) -> ItemResult | None:
+        """The item once its image is in S3, with all that belongs beside it; as it was if that cannot be.
+
+        None if the image is not good by the rules, so that there is more to do than to finish it.
+        """
+        number = 0
+        with events.held_back(), originals_at_hand(), logging_to(_ItemLog(self, item.id)):
+            while True:
+                number += 1
+                try:
+                    with Attempt(number, number > RETRIES).under_way():
+                        result = self._with_all(item, known)
+                except errors.ImageValidationError:
+                    return None
+                except N1nError as error:
+                    if stopping.is_asked() or number > RETRIES or not error.is_transient:
+                        _details.warning("%s stays as it is: %s", item.id, error.reason)
+                        self.stops.learn(error, item.request.model)
+                        return known
+                    stopping.wait(_delay(number, error))
+                else:
+                    self.stops.learn(None, item.request.model)
+                    return result
+
+    def _with_all(self, item: Item, known: ItemResult) -> ItemResult:
+        image, uploaded = known.outcome.image, known.outcome.uploaded
+        assert image is not None  # noqa: S101 - of what is to be finished
+        if uploaded is None:
+            given = self._arguments(item)
+            validated(image, self.terms.spec)
+            uploaded = upload(image, *(given[name] for name in ("destination", "name", "key", "if_exists", "metadata")))
+        uploaded = replace(uploaded, original=image)
+        status = "uploaded" if uploaded.created else "already_there"
+        outcome = replace(known.outcome, status=status, reason="", image=image, uploaded=uploaded)
+        result = ItemResult.of(
+            item,
+            outcome,
+            seconds=known.seconds,
+            waited_seconds=known.waited_seconds,
+            variants=self._variants(item, uploaded),
+        )
+        # Its cost has what was given up before already.
+        result = replace(result, outcome=replace(result.outcome, estimated_cost_usd=outcome.estimated_cost_usd))
+        return self._with_sidecar(item, result) if self.terms.sidecars else result
 
     def _ended(self, item: Item) -> "_Ended":
         """Tries an item until it has ended for good; what may pass is waited for here."""

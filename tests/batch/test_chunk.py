@@ -238,8 +238,11 @@ class TestAgain:
             patched.setattr(S3Location, "put_image", is_down)
             first = batch.carry_out()
         assert (first.by_status, first.left) == ({"failed": 2}, 2)
+        cost = batch.results()["animal 0"].outcome.estimated_cost_usd
         assert batch.results()["animal 0"].outcome.charged == "yes"
         assert batch.carry_out().by_status == {"uploaded": 2}
+        result = batch.results()["animal 0"]
+        assert (result.outcome.reason, result.outcome.estimated_cost_usd) == ("", cost)
         assert len(n1n_gateway.ledger.calls) == 2
 
     def test_calls_whose_answers_were_lost_are_made_again_once_somebody_says_so(self, batch, n1n_gateway):
@@ -260,9 +263,25 @@ class TestAgain:
         before = batch.results()["animal 1"].outcome
         batch.terms = replace(batch.terms, redo=("refused",), variants=(Variant.parse("thumb=fit 64"),))
         batch.plan(*ANIMALS[:2])
-        assert batch.carry_out().by_status == {"uploaded": 2}
+        report = batch.carry_out()
+        assert (report.by_status, report.left) == ({"uploaded": 2}, 1)
         assert batch.results()["animal 1"].outcome == before
+        batch.terms = replace(batch.terms, redo=())
+        assert batch.carry_out().left == 0
+        assert len(batch.results()["animal 1"].variants) == 1
         assert calls_of(n1n_gateway) == {"animal 0": 2, "animal 1": 1}
+
+    def test_an_image_that_is_good_by_no_rule_is_not_put_there(self, batch, n1n_gateway):
+        """Its redrawing failed, so that it is `failed` and has an image."""
+        batch.terms = replace(batch.terms, spec=ImageSpec(min_edge=4000), on_invalid="regenerate", regenerations=1)
+        n1n_gateway.faults.add("ok", 1)
+        n1n_gateway.faults.add("bad_gateway", 5)
+        batch.plan("animal 0")
+        assert batch.carry_out().by_status == {"failed": 1}
+        assert batch.results()["animal 0"].outcome.image is not None
+        assert batch.carry_out().by_status == {"invalid": 1}
+        assert batch.objects() == {}
+        assert len(n1n_gateway.ledger.billed) == 2
 
     def test_a_refusal_stands_and_is_not_asked_again(self, batch, n1n_gateway):
         n1n_gateway.faults.add("safety", 1, match="animal 0")
@@ -446,7 +465,7 @@ class TestBeside:
         batch.plan({"id": "a", "prompt": "a fox"})
         batch.carry_out()
         result = batch.results()["a"]
-        assert (result.take, result.outcome.status) == (1, "already_there")
+        assert (result.take, result.outcome.status) == (1, "uploaded")
         assert max(result.variants[0].width, result.variants[0].height) == 32
         assert any(name.endswith(".json") for name in batch.objects())
         assert len(n1n_gateway.ledger.calls) == 2

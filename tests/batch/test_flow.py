@@ -290,9 +290,19 @@ class TestCeiling:
         shop.run(max_usd=1)
         spent = n1n_gateway.ledger.usd
         shop.write(*({"id": f"new-{n}", "prompt": f"Draw another {n}"} for n in range(6)))
-        state = shop.state(max_usd=spent + 0.09, chunk_size=3)
-        assert state.name == "OverBudget"
-        assert n1n_gateway.ledger.usd <= spent + 0.09
+        for _ in range(2):
+            state = shop.state(max_usd=spent + 0.09, chunk_size=3)
+            assert state.name == "OverBudget"
+            assert n1n_gateway.ledger.usd <= spent + 0.09
+
+    def test_is_not_counted_twice_once_chunks_are_larger(self, shop, n1n_gateway):
+        shop.animals(4)
+        done = shop.run(max_usd=1, chunk_size=1)
+        for _ in range(2):
+            assert shop.run(max_usd=done.estimated_cost_usd + 0.15, chunk_size=4).left == 0
+        shop.animals(6)
+        assert shop.run(max_usd=done.estimated_cost_usd + 0.15, chunk_size=4).left == 0
+        assert len(n1n_gateway.ledger.calls) == 6
 
     def test_a_repair_without_money_has_repaired_nothing(self, shop, n1n_gateway):
         n1n_gateway.faults.add("safety", match="animal 1")
