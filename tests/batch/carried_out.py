@@ -232,6 +232,8 @@ def main(file: str) -> None:
     job = json.loads(Path(file).read_text("utf-8"))
     flow = batch_to_s3
     if job["runner"]:
+        # Its profiler can hang a worker that starts threads, see docs/batch.md; read when Dask is imported.
+        os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "false"
         from prefect_dask import DaskTaskRunner
 
         flow = batch_to_s3.with_options(task_runner=DaskTaskRunner(**job["runner"]))

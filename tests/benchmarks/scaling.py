@@ -1,5 +1,6 @@
 """How the cost of a batch grows: with its items, with Dask workers, and by the database behind the Prefect server."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -116,6 +117,8 @@ def _chunk_size(images: int, workers: int) -> int:
 
 
 def _dask(workers: int) -> Any:
+    # Its profiler can hang a worker that starts threads, see docs/batch.md; read when Dask is imported.
+    os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "false"
     from prefect_dask import DaskTaskRunner
 
     cluster = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
