@@ -152,8 +152,7 @@ def _under_lease(
     ordered = [results[item.id] for item in items]
     write_part(places.store, number, ordered)
     report = replace(
-        report_of(number, ordered),
-        left=sum(map(_is_left_of, items, ordered)),
+        report_of(number, items, ordered),
         digest=digest,
         spent_usd=counted.spent_usd if counted else 0.0,
         fresh=sum(results[item.id].outcome.status != "pending" for item in to_do),
@@ -185,10 +184,10 @@ def _split(
         is_same = is_same_image(result.asked, asked)
         is_wanted = result.outcome.status in terms.redo if terms.redo else not is_same or _is_left(result)
         has_other_beside = is_same and result.asked != asked and not terms.redo
-        if is_same and _is_to_finish(result, is_wanted=is_wanted, has_other_beside=has_other_beside):
-            to_do.append(replace(item, take=result.take, given_up_usd=result.given_up_usd))
+        finishes = is_same and _is_to_finish(result, is_wanted=is_wanted, has_other_beside=has_other_beside)
+        if finishes:
             to_finish[item.id] = replace(result, line=item.line, carried=item.carried)
-        elif is_wanted:
+        if finishes or is_wanted:
             to_do.append(_drawn_next(item, result, terms) if is_same else item)
         else:
             kept = asked if has_other_beside else result.asked
@@ -219,12 +218,10 @@ def _is_left_of(item: Item, result: ItemResult) -> bool:
 def _drawn_next(item: Item, result: ItemResult, terms: Terms) -> Item:
     """The item past all drawings that were given up, so that the journal does not repeat what is known."""
     outcome = result.outcome
-    if outcome.status == "unknown_outcome":
-        more = max(terms.spending.unknown_retries, 1)
-        retries = outcome.possible_duplicates + more
-        return replace(item, take=result.take, given_up_usd=result.given_up_usd, unknown_retries=retries)
     if outcome.status not in _DRAWN_ANEW:
-        return replace(item, take=result.take, given_up_usd=result.given_up_usd)
+        is_lost = outcome.status == "unknown_outcome"
+        retries = outcome.possible_duplicates + max(terms.spending.unknown_retries, 1) if is_lost else None
+        return replace(item, take=result.take, given_up_usd=result.given_up_usd, unknown_retries=retries)
     looks_again = outcome.status == "invalid"
     found = outcome.image.estimated_cost_usd if looks_again and outcome.image else None
     return replace(
@@ -348,15 +345,15 @@ def report_if_any(store: BatchStore, number: int) -> ChunkReport | None:
         return None
 
 
-def report_of(number: int, results: Iterable[ItemResult]) -> ChunkReport:
-    """The sums over a chunk's results."""
+def report_of(number: int, items: Iterable[Item], results: Iterable[ItemResult]) -> ChunkReport:
+    """The sums over a chunk's items and their results."""
     counts: Counter[str] = Counter()
     left, cost = 0, 0.0
     seen: set[str] = set()
-    for result in results:
+    for item, result in zip(items, results, strict=True):
         image = result.outcome.image
         counts[result.outcome.status] += 1
-        left += _is_left(result)
+        left += _is_left_of(item, result)
         if image is None or image.request_key not in seen:  # equal rows share an image
             cost += result.outcome.estimated_cost_usd or 0.0
         seen.add(image.request_key if image else "")

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from typing import Any
 
 from n1n_prefect import errors, events, stopping
 from n1n_prefect.batch.items import Item
 from n1n_prefect.batch.provenance import sidecar, sidecar_key
-from n1n_prefect.batch.results import ItemResult
+from n1n_prefect.batch.results import ItemResult, digest_of
 from n1n_prefect.batch.store import BatchStore
 from n1n_prefect.batch.terms import Terms
 from n1n_prefect.blocks import N1nCredentials, S3Location
@@ -185,18 +186,14 @@ class Worker:
             given = self._arguments(item)
             validated(image, self.terms.spec)
             uploaded = upload(image, *(given[name] for name in ("destination", "name", "key", "if_exists", "metadata")))
-        uploaded = replace(uploaded, original=image)
         status = "uploaded" if uploaded.created else "already_there"
-        outcome = replace(known.outcome, status=status, reason="", image=image, uploaded=uploaded)
-        result = ItemResult.of(
-            item,
-            outcome,
-            seconds=known.seconds,
-            waited_seconds=known.waited_seconds,
-            variants=self._variants(item, uploaded),
+        result = replace(
+            known,
+            outcome=replace(known.outcome, status=status, reason="", uploaded=replace(uploaded, original=None)),
+            variants=self._variants(item, replace(uploaded, original=image)),
+            finished_at=datetime.now(timezone.utc),
+            asked=digest_of(item),
         )
-        # Its cost has what was given up before already.
-        result = replace(result, outcome=replace(result.outcome, estimated_cost_usd=outcome.estimated_cost_usd))
         return self._with_sidecar(item, result) if self.terms.sidecars else result
 
     def _ended(self, item: Item) -> "_Ended":
@@ -235,8 +232,8 @@ class Worker:
 
     def _variants(self, item: Item, uploaded: UploadedImage) -> tuple[DerivedImage, ...]:
         wanted = [variant for variant in self.terms.variants if variant.name in item.variants]
-        if not wanted or uploaded.original is None or _is_another(uploaded):
-            return ()
+        if not wanted or uploaded.original is None or uploaded.sha256 != uploaded.original.sha256:
+            return ()  # or another object was kept, of which they are none
         return derived_objects(uploaded.original.read_bytes(), uploaded, wanted, self.places.destination)
 
     def _with_sidecar(self, item: Item, result: ItemResult) -> ItemResult:
@@ -296,11 +293,6 @@ _PENDING = (errors.AuthenticationError, errors.QuotaError)
 def _without(outcome: ImageOutcome, error: N1nError) -> ImageOutcome:
     reason = f"The image is uploaded; what belongs beside it is not: {error.reason}"
     return replace(outcome, status="failed", reason=reason)
-
-
-def _is_another(uploaded: UploadedImage) -> bool:
-    """Whether another object was kept in the image's place."""
-    return uploaded.original is not None and uploaded.sha256 != uploaded.original.sha256
 
 
 def _spending(of_batch: Spending, unknown_retries: int | None) -> Spending:

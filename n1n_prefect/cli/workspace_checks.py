@@ -6,7 +6,15 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from n1n_prefect.cli.automations import DEFAULT_SILENCE_SECONDS, PREFIX, TAG, fingerprint, samples, written_fingerprint
+from n1n_prefect.cli.automations import (
+    DEFAULT_SILENCE_SECONDS,
+    PREFIX,
+    TAG,
+    fingerprint,
+    notified_block,
+    samples,
+    written_fingerprint,
+)
 from n1n_prefect.cli.findings import Check, Found
 from n1n_prefect.cli.patient import Patient
 
@@ -92,13 +100,12 @@ def _automations(patient: Patient) -> Found:
 
 def _is_of_another_version(automation: "Automation") -> bool:
     """Whether ours has changed since it was written; what a person made of it is theirs."""
-    from n1n_prefect.cli.automations import notified_block
-
+    if written_fingerprint(automation) != fingerprint(automation):
+        return False
     silence = cast("Any", automation.trigger).within
-    ours = {sample.name: sample for sample in samples(silence)}.get(automation.name)
+    ours = next((sample for sample in samples(silence) if sample.name == automation.name), None)
     made = ours.made(notified_block(automation)) if ours else None
-    is_ours = written_fingerprint(automation) == fingerprint(automation)
-    return made is not None and is_ours and fingerprint(made) != fingerprint(automation)
+    return made is not None and fingerprint(made) != fingerprint(automation)
 
 
 def _listed(names: Iterable[str]) -> str:
